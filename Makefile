@@ -1,0 +1,53 @@
+# Every target works from a fresh clone: it makes the environment it needs first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+LOWEST := .venv-lowest/bin
+# Two test processes of one thread each beat one process of two threads.
+PYTEST_FLAGS ?= -n 2
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test test-slow test-lowest lint bench-cpu clean
+
+help:
+	@echo "make demo         prune a real clip to 10 % and draw what was kept (fastvid_demo.png)"
+	@echo "make test         the tests, minutes on two cores"
+	@echo "make test-slow    the long ones"
+	@echo "make test-lowest  the tests with the oldest supported versions (constraints-lowest.txt)"
+	@echo "make lint         ruff and mypy"
+	@echo "make bench-cpu    the eager backend beside the published forms, on this CPU"
+	@echo "make clean        remove the environments"
+
+.venv/installed: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+.venv-lowest/installed: pyproject.toml setup.py constraints-lowest.txt constraints.txt
+	$(PYTHON) -m venv .venv-lowest
+	grep -v -E '^(torch|triton)==' constraints.txt | cat - constraints-lowest.txt > .venv-lowest/constraints.txt
+	$(LOWEST)/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable ".[test]"
+	touch $@
+
+demo: .venv/installed
+	OMP_NUM_THREADS=$$(nproc) $(BIN)/fastvid demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m slow
+
+test-lowest: .venv-lowest/installed
+	$(LOWEST)/python -m pytest $(PYTEST_FLAGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-cpu: .venv/installed
+	OMP_NUM_THREADS=$$(nproc) $(BIN)/python -m benchmarks.compare_cpu --output benchmarks/results/cpu.json
+
+clean:
+	rm -rf .venv .venv-lowest

@@ -1,0 +1,1 @@
+"""Measurements: the published algorithm's structure, inputs like video, and scripts that compare."""

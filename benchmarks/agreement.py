@@ -1,0 +1,45 @@
+"""How far the result of one pruning agrees with another's: no arm is timed before this is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A result beside the one it is held against.
+
+    Attributes:
+        overlap: share of the reference's indices that the result kept too.
+        same_indices: both kept exactly the same.
+        close_rows: share of the commonly kept tokens that are equal up to the tolerance given.
+    """
+
+    overlap: float
+    same_indices: bool
+    close_rows: float
+
+
+def agreement(
+    result: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], *, relative_tolerance: float
+) -> Agreement:
+    """Compare `(tokens [T, D], indices [T])` with a reference; both list distinct indices in ascending order.
+
+    A token is close when the norm of the difference is at most `relative_tolerance` times the norm of the
+    reference's.
+    """
+    tokens, indices = result
+    reference_tokens, reference_indices = reference
+    in_reference = torch.isin(indices, reference_indices)
+    in_result = torch.isin(reference_indices, indices)
+    expected = reference_tokens[in_result].double()
+    error = (tokens[in_reference].double() - expected).norm(dim=-1)
+    close = error <= relative_tolerance * expected.norm(dim=-1)
+    return Agreement(
+        overlap=in_result.double().mean().item(),
+        same_indices=torch.equal(indices, reference_indices),
+        close_rows=close.double().mean().item() if len(close) else 0.0,
+    )

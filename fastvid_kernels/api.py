@@ -1,0 +1,96 @@
+"""What people call: `prune`, and `explain` for its reasons."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from fastvid_kernels import ops as ops  # registers the operators
+from fastvid_kernels.config import Hyperparameters, PruneConfig
+
+Backend = Literal["auto", "eager"]
+
+_DEFAULTS = PruneConfig()
+
+
+class Pruned(NamedTuple):
+    """What is left of a video.
+
+    Attributes:
+        tokens: `[F * K, D]`, in the dtype of the input; `[B, F * K, D]` for a dense batch.
+        indices: int64 `[F * K]`, ascending: `frame * N + position` of each kept token. Frames are counted through
+            a ragged batch; in a dense batch, `[B, F * K]`, within each video.
+    """
+
+    tokens: Tensor
+    indices: Tensor
+
+
+def prune(
+    tokens: Tensor,
+    attn: Tensor,
+    frame_features: Tensor | None = None,
+    cu_frames: Tensor | None = None,
+    *,
+    config: PruneConfig = _DEFAULTS,
+    backend: Backend = "auto",
+    **hyperparameters: Unpack[Hyperparameters],
+) -> Pruned:
+    """Prune video tokens with FastVID: keep K = floor(N * retention_ratio) tokens a frame on average.
+
+    Args:
+        tokens: video tokens after projection and pooling, `[F, N, D]`: F frames of N tokens; or a dense batch of
+            videos of one length, `[B, F, N, D]`. float32, bfloat16, float16, or float64 on the CPU.
+        attn: [CLS] attention of each token, `[F, N]` or `[B, F, N]`, any floating dtype; compared as float32.
+        frame_features: global feature of each frame, `[F, G]` or `[B, F, G]`; default: its mean token.
+        cu_frames: int32 `[B + 1]`, for several videos with their frames concatenated: where each one starts, from
+            0 to F. Not with a dense batch.
+        config: the hyperparameters; those given by name override it.
+        backend: "auto" takes the best for the device; "eager" is the PyTorch one.
+        **hyperparameters: see `PruneConfig`.
+
+    Returns:
+        `(tokens, indices)`; every video of F frames keeps exactly F * K tokens, whatever it shows.
+
+    Raises:
+        TypeError: an argument has the wrong dtype, or there is no such hyperparameter.
+        ValueError: an argument has the wrong shape, device or range, or K would be 0.
+
+    Source: SPEC; FastVID, arXiv 2503.11187, section 3.
+    """
+    if hyperparameters:
+        config = config.replace(**hyperparameters)
+    if tokens.dim() != 4:
+        return Pruned(*_operator(backend)(tokens, attn, frame_features, cu_frames, *config.values()))
+    if cu_frames is not None:
+        raise ValueError("cu_frames must be None for a dense batch: tokens [B, F, N, D] are B videos of F frames each")
+    videos, frames, tokens_per_frame, channels = tokens.shape
+    _check_dense("attn", attn, tokens, 3)
+    if frame_features is not None:
+        _check_dense("frame_features", frame_features, tokens, 3)
+        frame_features = frame_features.flatten(0, 1)
+    cu_frames = torch.arange(videos + 1, dtype=torch.int32, device=tokens.device) * frames
+    kept, indices = _operator(backend)(
+        tokens.flatten(0, 1), attn.flatten(0, 1), frame_features, cu_frames, *config.values()
+    )
+    first_token = torch.arange(videos, device=tokens.device)[:, None] * (frames * tokens_per_frame)
+    return Pruned(kept.view(videos, -1, channels), indices.view(videos, -1) - first_token)
+
+
+def _operator(backend: Backend) -> torch._ops.OpOverloadPacket:
+    if backend == "auto":
+        return torch.ops.fastvid.prune
+    if backend == "eager":
+        return torch.ops.fastvid.prune_eager
+    raise ValueError(f"backend must be 'auto' or 'eager', got {backend!r}")
+
+
+def _check_dense(name: str, tensor: Tensor, tokens: Tensor, rank: int) -> None:
+    if tensor.dim() != rank or tensor.shape[:2] != tokens.shape[:2]:
+        raise ValueError(
+            f"{name} must have {rank} dimensions and start with [B, F] = {list(tokens.shape[:2])}, as tokens do, "
+            f"got shape {list(tensor.shape)}"
+        )

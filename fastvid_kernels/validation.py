@@ -1,0 +1,115 @@
+"""What the operator accepts. Every complaint names the argument, what it was, and what it should be."""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from fastvid_kernels.config import PruneConfig
+
+_TOKEN_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_inputs(
+    tokens: Tensor, attn: Tensor, frame_features: Tensor | None, cu_frames: Tensor | None, config: PruneConfig
+) -> None:
+    """Check shapes, dtypes and devices; reads no data, so it serves real and fake tensors alike.
+
+    Raises:
+        TypeError: an argument is of a wrong dtype or layout.
+        ValueError: an argument has a wrong shape or device, or no token would be kept.
+    """
+    _check_tensor("tokens", tokens, "[F, N, D]", _TOKEN_DTYPES)
+    frames, tokens_per_frame, channels = tokens.shape
+    if tokens.dtype == torch.float64 and tokens.device.type not in ("cpu", "meta"):
+        raise TypeError(f"tokens of dtype float64 must be on the CPU, got {tokens.device}: use float32")
+    if frames == 0:
+        raise ValueError(f"tokens must hold at least one frame, got shape {_shape(tokens)} (F = 0)")
+    if tokens_per_frame == 0 or channels == 0:
+        raise ValueError(f"tokens must have N >= 1 tokens of D >= 1 channels a frame, got shape {_shape(tokens)}")
+    if config.kept_per_frame(tokens_per_frame) == 0:
+        raise ValueError(
+            f"retention_ratio must keep at least one of a frame's {tokens_per_frame} tokens, got "
+            f"{config.retention_ratio!r}, which keeps none: use {_least_ratio(tokens_per_frame)} or more"
+        )
+    _check_tensor("attn", attn, "[F, N]", _FEATURE_DTYPES)
+    if attn.shape[0] != frames or attn.shape[1] != tokens_per_frame:
+        raise ValueError(
+            f"attn must have the shape [F, N] = [{frames}, {tokens_per_frame}] that tokens have, got {_shape(attn)}"
+        )
+    _check_device("attn", attn, tokens)
+    if frame_features is not None:
+        _check_tensor("frame_features", frame_features, "[F, G]", _FEATURE_DTYPES)
+        if frame_features.shape[0] != frames or frame_features.shape[1] == 0:
+            raise ValueError(
+                f"frame_features must have the shape [F, G] with F = {frames} as in tokens and G >= 1, "
+                f"got {_shape(frame_features)}"
+            )
+        _check_device("frame_features", frame_features, tokens)
+    if cu_frames is not None:
+        _check_tensor("cu_frames", cu_frames, "[B + 1]", (torch.int32,))
+        if cu_frames.shape[0] < 2:
+            raise ValueError(f"cu_frames must have B + 1 >= 2 entries, got {cu_frames.shape[0]}")
+        _check_device("cu_frames", cu_frames, tokens)
+
+
+def read_cu_frames(cu_frames: Tensor | None, frames: int) -> list[int]:
+    """Where each video starts, as integers on the host: 0, ..., `frames`, ascending.
+
+    Raises:
+        ValueError: `cu_frames` lies on the CPU and is no such list. On another device bad entries are held
+            between their predecessor and `frames`, and the last video reaches to the end (SPEC section 7).
+    """
+    if cu_frames is None:
+        return [0, frames]
+    starts: list[int] = cu_frames.tolist()
+    if cu_frames.device.type != "cpu":
+        return _clamped(starts, frames)
+    if starts[0] != 0:
+        raise ValueError(f"cu_frames must start with 0, got {starts[0]}")
+    if starts[-1] != frames:
+        raise ValueError(f"cu_frames must end with the number of frames, {frames}, got {starts[-1]}")
+    for video, (start, end) in enumerate(pairwise(starts)):
+        if end <= start:
+            raise ValueError(
+                f"cu_frames must increase, so that no video is empty: video {video} reaches from {start} to {end}"
+            )
+    return starts
+
+
+def _clamped(starts: list[int], frames: int) -> list[int]:
+    ascending = accumulate((min(start, frames) for start in starts), max, initial=0)
+    return sorted({*ascending, frames})
+
+
+def _check_tensor(name: str, tensor: Tensor, axes: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    rank = axes.count(",") + 1
+    if tensor.dim() != rank:
+        raise ValueError(f"{name} must be of shape {axes}, got {tensor.dim()} dimensions: {_shape(tensor)}")
+    if tensor.dtype not in dtypes:
+        expected = " or ".join(_name(dtype) for dtype in dtypes)
+        raise TypeError(f"{name} must be {expected}, got {_name(tensor.dtype)}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+
+
+def _check_device(name: str, tensor: Tensor, tokens: Tensor) -> None:
+    if tensor.device != tokens.device:
+        raise ValueError(f"{name} must be on the device of tokens, {tokens.device}, got {tensor.device}")
+
+
+def _least_ratio(tokens_per_frame: int) -> float:
+    """The smallest retention ratio, to 1e-6, that keeps a token of each frame."""
+    return math.ceil(1_000_000 / tokens_per_frame) / 1_000_000
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,229 @@
+"""`torch.ops.fastvid.prune` as PyTorch sees it: registered, traceable, shapes known before the data."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim
+
+import fastvid_kernels
+from fastvid_kernels import PruneConfig, prune
+from tests.stages import assert_same_bits
+
+OPERATORS = [torch.ops.fastvid.prune, torch.ops.fastvid.prune_eager]
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled_code() -> None:
+    torch.compiler.reset()
+
+
+def video(frames: int = 12, n: int = 20, dim: int = 16, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (frames, n)
+    return (
+        torch.randn(*shape, dim, generator=generator),
+        torch.rand(*shape, generator=generator),
+        torch.randn(frames, 8, generator=generator),
+    )
+
+
+def cu(*starts: int) -> Tensor:
+    return torch.tensor(starts, dtype=torch.int32)
+
+
+def assert_same(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
+    assert_same_bits(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_opcheck(operator: Any, dtype: torch.dtype, ragged: bool) -> None:
+    tokens, attn, features = video()
+    arguments = (tokens.to(dtype), attn, features, cu(0, 5, 12)) if ragged else (tokens.to(dtype), attn)
+    torch.library.opcheck(operator.default, arguments, {"retention_ratio": 0.3})
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+@pytest.mark.parametrize("retention_ratio", [0.05, 0.1, 0.29, 1.0])
+def test_shapes_are_known_without_data(operator: Any, retention_ratio: float) -> None:
+    tokens, attn, features = (x.to(torch.bfloat16) for x in video(7, 100))
+    real = operator(tokens, attn, features, retention_ratio=retention_ratio)
+    with FakeTensorMode() as mode:
+        fake = operator(*map(mode.from_tensor, (tokens, attn, features)), retention_ratio=retention_ratio)
+    meta = operator(*(x.to("meta") for x in (tokens, attn, features)), retention_ratio=retention_ratio)
+    for shapeless in (fake, meta):
+        for ours, theirs in zip(shapeless, real, strict=True):
+            assert (ours.shape, ours.dtype, ours.stride()) == (theirs.shape, theirs.dtype, theirs.stride())
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_fullgraph_compile_gives_the_same_bits(backend: str, dynamic: bool) -> None:
+    def scaled(tokens: Tensor, attn: Tensor, features: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
+        pruned = prune(tokens, attn, features, retention_ratio=ratio, backend=backend)  # type: ignore[arg-type]
+        return pruned.tokens * 2, pruned.indices
+
+    compiled = torch.compile(scaled, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for frames, ratio in ((12, 0.2), (9, 0.2), (9, 0.35)):
+        assert_same(compiled(*video(frames), ratio), scaled(*video(frames), ratio))
+
+
+def test_a_compiled_call_serves_any_number_of_frames() -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(prune, fullgraph=True, dynamic=True, backend=count)
+    for frames in (11, 12, 13, 40):
+        assert_same(compiled(*video(frames)), prune(*video(frames)))
+    assert len(graphs) == 1
+
+
+def test_inductor_compiles_around_it() -> None:
+    def around(tokens: Tensor, attn: Tensor) -> Tensor:
+        kept, indices = prune(tokens + 1, attn.softmax(-1), retention_ratio=0.2)
+        return kept.sum(-1) + indices
+
+    tokens, attn, _ = video()
+    torch.testing.assert_close(torch.compile(around, fullgraph=True)(tokens, attn), around(tokens, attn))
+
+
+def test_compile_of_dense_and_ragged_batches_and_configs() -> None:
+    tokens, attn, features = video(12)
+    config = PruneConfig(retention_ratio=0.2, min_segments=2)
+
+    def dense(tokens: Tensor, attn: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+        batch = (x.unflatten(0, (3, -1)) for x in (tokens, attn, features))
+        return tuple(prune(*batch, config=config))
+
+    def ragged(tokens: Tensor, attn: Tensor, features: Tensor, cu_frames: Tensor) -> tuple[Tensor, ...]:
+        return tuple(prune(tokens, attn, features, cu_frames, config=config, beta=0.3))
+
+    for function, arguments in ((dense, (tokens, attn, features)), (ragged, (tokens, attn, features, cu(0, 7, 12)))):
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        assert_same(compiled(*arguments), function(*arguments))
+
+
+def test_export_with_any_number_of_frames() -> None:
+    class Pruner(torch.nn.Module):
+        def forward(self, tokens: Tensor, attn: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+            return tuple(prune(tokens, attn, features, retention_ratio=0.25))
+
+    frames = Dim("frames", min=2, max=4096)
+    exported = torch.export.export(Pruner(), video(8), dynamic_shapes=({0: frames}, {0: frames}, {0: frames}))
+    assert any(node.target == torch.ops.fastvid.prune.default for node in exported.graph.nodes)
+    for count in (2, 8, 33):
+        assert_same(exported.module()(*video(count)), prune(*video(count), retention_ratio=0.25))
+
+
+def test_inference_mode_and_no_grad() -> None:
+    expected = prune(*video(), retention_ratio=0.2)
+    for mode in (torch.inference_mode(), torch.no_grad()):
+        with mode:
+            assert_same(prune(*video(), retention_ratio=0.2), expected)
+
+
+def test_a_backward_pass_says_there_is_no_gradient() -> None:
+    tokens, attn, _ = video()
+    kept, _ = prune(tokens.requires_grad_(), attn, retention_ratio=0.2)
+    with pytest.raises(NotImplementedError, match="has no gradient"):
+        kept.sum().backward()
+
+
+def test_indices_of_a_batch() -> None:
+    tokens, attn, features = video(12)
+    ragged = prune(tokens, attn, features, cu(0, 4, 8, 12), retention_ratio=0.2)
+    dense = prune(*(x.unflatten(0, (3, 4)) for x in (tokens, attn, features)), retention_ratio=0.2)
+    assert dense.tokens.shape == (3, 16, 16)
+    assert dense.indices.shape == (3, 16)
+    assert torch.equal(dense.tokens.flatten(0, 1), ragged.tokens)
+    assert torch.equal((dense.indices + torch.tensor([[0], [80], [160]])).flatten(), ragged.indices)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_matrix_precision_of_the_process_does_not_matter(precision: str) -> None:
+    tokens, attn, features = video(16, 50, 256)
+    expected = prune(tokens, attn, features, retention_ratio=0.2)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert_same(prune(tokens, attn, features, retention_ratio=0.2), expected)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_autocast_does_not_matter() -> None:
+    tokens, attn, features = video(16, 50, 256)
+    expected = prune(tokens, attn, features, retention_ratio=0.2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(prune(tokens, attn, features, retention_ratio=0.2), expected)
+
+
+def test_threads_may_prune_at_once() -> None:
+    tokens, attn, features = video(16, 50, 64)
+    expected = prune(tokens, attn, features, retention_ratio=0.2)
+    results: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(prune(tokens, attn, features, retention_ratio=0.2)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    for result in results:
+        assert_same(result, expected)
+
+
+def in_a_fresh_process(program: str) -> str:
+    root = Path(fastvid_kernels.__file__).parents[1]
+    finished = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout.strip()
+
+
+def test_importing_the_package_is_all_it_takes() -> None:
+    program = """
+import torch, fastvid_kernels
+kept, indices = torch.ops.fastvid.prune(torch.rand(8, 20, 6), torch.rand(8, 20))
+print(tuple(kept.shape), len(indices))
+"""
+    assert in_a_fresh_process(program) == "(16, 6) 16"
+
+
+def test_it_works_where_triton_cannot_be_imported() -> None:
+    program = """
+import sys
+sys.modules["triton"] = None
+import torch, fastvid_kernels
+print(len(fastvid_kernels.prune(torch.rand(8, 20, 6), torch.rand(8, 20)).indices))
+"""
+    assert in_a_fresh_process(program) == "16"
+
+
+def test_importing_pulls_in_neither_triton_nor_extras_nor_the_oracle() -> None:
+    program = """
+import sys, fastvid_kernels
+unwanted = {"triton", "transformers", "av", "PIL", "rich", "typer", "reference"}
+print(sorted(unwanted & set(sys.modules)))
+"""
+    before = in_a_fresh_process("import sys, torch; print('triton' in sys.modules)")
+    loaded_by_torch = ["triton"] if before == "True" else []
+    assert in_a_fresh_process(program) == str(loaded_by_torch)
