@@ -63,13 +63,13 @@ def merge_tokens(
     sums, counts = _sum_joined(tokens, salient, kept, anchor_tokens, plan, joined=joined)
     weight = (1.0 / (counts + 1).to(sums.dtype)).clamp_(min=beta)[:, None]
     mean_share = (1 - weight) / counts.clamp(min=1)[:, None]
-    merged = weight * anchor_tokens + mean_share * sums
+    merged = sums.mul_(mean_share).addcmul_(weight, anchor_tokens)
     # A sum is finite only if all its terms are, and costs a third of looking at each.
     if not math.isfinite(merged.sum().item()):
         # Finite tokens can have a sum that is not: add them up again, scaled far from the largest number.
         limit = torch.finfo(tokens.dtype).max * _HEADROOM
         sums, _ = _sum_joined(tokens, salient, kept, anchor_tokens, plan, scale=_HEADROOM)
-        scaled = weight * (anchor_tokens * _HEADROOM) + mean_share * sums
+        scaled = sums.mul_(mean_share).addcmul_(weight, anchor_tokens * _HEADROOM)
         bounded = torch.where(scaled.isfinite(), scaled.clamp(-limit, limit), scaled) / _HEADROOM
         merged = torch.where(merged.isfinite(), merged, bounded)
     return merged, weight[:, 0] < 1

@@ -59,12 +59,16 @@ def neighbor_mean(distances: Tensor, candidates: Tensor, dim: int, num_neighbors
 
     Takes distances `[A, N, N]` and candidates, bool `[A, N]`; returns float64 `[A, N]`.
     """
-    n = distances.shape[1]
-    nearest = torch.where(candidates[:, None, :], distances, math.inf)
-    nearest = nearest.topk(min(num_neighbors, n), dim=2, largest=False).values.to(torch.float64)
-    counted = candidates.sum(1).clamp(min=1, max=num_neighbors)[:, None]
-    within = torch.arange(nearest.shape[2], device=distances.device) < counted[:, :, None]
-    return nearest.masked_fill_(~within, 0.0).sum(2) / (counted * dim)
+    remaining = torch.where(candidates[:, None, :], distances, math.inf)
+    nearest = []
+    # A few minima cost half of a topk.
+    for _ in range(min(num_neighbors, distances.shape[1])):
+        smallest, position = remaining.min(2)
+        remaining.scatter_(2, position[:, :, None], math.inf)
+        nearest.append(smallest.to(torch.float64))
+    counted = candidates.sum(1, keepdim=True).clamp(min=1, max=num_neighbors)
+    within = torch.arange(len(nearest), device=distances.device)[:, None, None] < counted
+    return torch.where(within, torch.stack(nearest), 0.0).sum(0) / (counted * dim)
 
 
 def peak_score(distances: Tensor, s: Tensor, candidates: Tensor, dim: int) -> Tensor:
