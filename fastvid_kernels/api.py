@@ -9,9 +9,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from fastvid_kernels import ops as ops  # registers the operators
-from fastvid_kernels.config import Hyperparameters, PruneConfig
+from fastvid_kernels.config import Hyperparameters, PruneConfig, resolve_config
 
-Backend = Literal["auto", "eager"]
+Backend = Literal["auto", "eager", "triton"]
 
 _DEFAULTS = PruneConfig()
 
@@ -49,7 +49,7 @@ def prune(
         cu_frames: int32 `[B + 1]`, for several videos with their frames concatenated: where each one starts, from
             0 to F. Not with a dense batch.
         config: the hyperparameters; those given by name override it.
-        backend: "auto" takes the best for the device; "eager" is the PyTorch one.
+        backend: "auto" takes the best for the device; "eager" is the PyTorch one, "triton" the fused kernels.
         **hyperparameters: see `PruneConfig`.
 
     Returns:
@@ -61,13 +61,16 @@ def prune(
 
     Source: SPEC; FastVID, arXiv 2503.11187, section 3.
     """
-    if hyperparameters:
-        config = config.replace(**hyperparameters)
+    config = resolve_config(config, hyperparameters)
+    if not isinstance(tokens, Tensor):
+        raise TypeError(f"tokens must be a torch.Tensor, got {type(tokens).__name__}")
     if tokens.dim() != 4:
         return Pruned(*_operator(backend)(tokens, attn, frame_features, cu_frames, *config.values()))
     if cu_frames is not None:
         raise ValueError("cu_frames must be None for a dense batch: tokens [B, F, N, D] are B videos of F frames each")
     videos, frames, tokens_per_frame, channels = tokens.shape
+    if videos == 0:
+        raise ValueError(f"tokens must hold at least one video, got shape {list(tokens.shape)} (B = 0)")
     _check_dense("attn", attn, tokens, 3)
     if frame_features is not None:
         _check_dense("frame_features", frame_features, tokens, 3)
@@ -85,7 +88,9 @@ def _operator(backend: Backend) -> torch._ops.OpOverloadPacket:
         return torch.ops.fastvid.prune
     if backend == "eager":
         return torch.ops.fastvid.prune_eager
-    raise ValueError(f"backend must be 'auto' or 'eager', got {backend!r}")
+    if backend == "triton":
+        return torch.ops.fastvid.prune_triton
+    raise ValueError(f"backend must be 'auto', 'eager' or 'triton', got {backend!r}")
 
 
 def _check_dense(name: str, tensor: Tensor, tokens: Tensor, rank: int) -> None:

@@ -80,20 +80,43 @@ class PruneConfig:
         """K: tokens kept per frame on average. Integer arithmetic: 0.29 of 100 tokens is 29, not 28."""
         return tokens_per_frame * round(_MILLION * self.retention_ratio) // _MILLION
 
+    @property
+    def dtm_millionths(self) -> int:
+        """d in units of 1e-6."""
+        return round(_MILLION * self.dtm_ratio)
+
     def context_share(self, kept: int) -> int:
         """floor(kept * d): how many of `kept` tokens density merging would like to have."""
-        return kept * round(_MILLION * self.dtm_ratio) // _MILLION
+        return kept * self.dtm_millionths // _MILLION
+
+
+def resolve_config(config: PruneConfig, hyperparameters: Hyperparameters) -> PruneConfig:
+    """`config` with what was given by name.
+
+    Raises:
+        TypeError: `config` is no `PruneConfig`, or there is no such hyperparameter.
+        ValueError: a value lies outside its range.
+    """
+    if not isinstance(config, PruneConfig):
+        raise TypeError(f"config must be a PruneConfig, got {config!r}")
+    return config.replace(**hyperparameters) if hyperparameters else config
 
 
 def _check_real(name: str, value: object, expected: str, accept: Callable[[float], bool]) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not accept(float(value)):
+    try:
+        accepted = accept(float(value))
+    except OverflowError:
+        accepted = False
+    if not accepted:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
 def _check_integer(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
+    if int(value) < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
+    if int(value) >= 2**63:
+        raise ValueError(f"{name} must be below 2**63, got {value!r}")

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from fastvid_kernels import eager
-from fastvid_kernels.config import Hyperparameters, PruneConfig
+from fastvid_kernels.config import Hyperparameters, PruneConfig, resolve_config
 from fastvid_kernels.eager.merge import Joined
 from fastvid_kernels.eager.pipeline import Trace
 from fastvid_kernels.validation import check_inputs, read_cu_frames
@@ -68,8 +68,7 @@ def explain(
 
     Args and errors are those of `prune`; a dense batch is not accepted.
     """
-    if hyperparameters:
-        config = config.replace(**hyperparameters)
+    config = resolve_config(config, hyperparameters)
     check_inputs(tokens, attn, frame_features, cu_frames, config)
     video_starts = read_cu_frames(cu_frames, tokens.shape[0])
     trace = Trace()
@@ -78,7 +77,7 @@ def explain(
     return Explanation(
         tokens=kept,
         indices=indices,
-        segments=torch.tensor([(segment.start, segment.end) for segment in trace.plan]),
+        segments=torch.tensor([(segment.start, segment.end) for segment in trace.plan], device=tokens.device),
         salient=indices[~torch.isin(indices, trace.anchors)],
         anchors=trace.anchors,
         anchor_frames=_anchor_frames(trace.anchors, trace.joined, tokens.shape[1]),

@@ -3,12 +3,15 @@
 Every operator has the schema of `prune` and computes the same; they differ in who does it:
 
 - `fastvid::prune` takes the best backend for the tensors' device,
-- `fastvid::prune_eager` always takes the eager backend.
+- `fastvid::prune_eager` always takes the eager backend,
+- `fastvid::prune_triton` always takes the Triton backend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import torch
@@ -16,7 +19,7 @@ from torch import Tensor
 
 from fastvid_kernels import eager
 from fastvid_kernels.config import PruneConfig
-from fastvid_kernels.validation import check_inputs, read_cu_frames
+from fastvid_kernels.validation import check_inputs, check_triton, read_cu_frames
 
 _DEFAULTS = PruneConfig()
 _SCHEMA = (
@@ -28,13 +31,35 @@ _SCHEMA = (
 )
 
 
-# (tokens, attn, frame_features, video_starts, config) -> (tokens, indices), on arguments that were checked.
-_BACKENDS = {"eager": eager.prune}
-
-
 def backend_for(device: torch.device) -> str:
     """The name of the backend that `torch.ops.fastvid.prune` takes for tensors on a device."""
-    return "eager"
+    return "triton" if device.type == "cuda" and _has_triton() else "eager"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _prune_eager(
+    tokens: Tensor, attn: Tensor, frame_features: Tensor | None, cu_frames: Tensor | None, config: PruneConfig
+) -> tuple[Tensor, Tensor]:
+    return eager.prune(tokens, attn, frame_features, read_cu_frames(cu_frames, tokens.shape[0]), config)
+
+
+def _prune_triton(
+    tokens: Tensor, attn: Tensor, frame_features: Tensor | None, cu_frames: Tensor | None, config: PruneConfig
+) -> tuple[Tensor, Tensor]:
+    check_triton(tokens)
+    if cu_frames is not None and cu_frames.device.type == "cpu":
+        read_cu_frames(cu_frames, tokens.shape[0])
+    # Imported on first use: the package works where Triton does not.
+    from fastvid_kernels.kernels import pipeline
+
+    return pipeline.prune(tokens, attn, frame_features, cu_frames, config)
+
+
+_BACKENDS = {"eager": _prune_eager, "triton": _prune_triton}
 
 
 def _implementation(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -50,9 +75,7 @@ def _implementation(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
         config = PruneConfig(*hyperparameters, **named)
         check_inputs(tokens, attn, frame_features, cu_frames, config)
-        video_starts = read_cu_frames(cu_frames, tokens.shape[0])
-        compute = _BACKENDS[backend or backend_for(tokens.device)]
-        return compute(tokens, attn, frame_features, video_starts, config)
+        return _BACKENDS[backend or backend_for(tokens.device)](tokens, attn, frame_features, cu_frames, config)
 
     return prune
 
@@ -72,16 +95,34 @@ def _output_shapes(
     return tokens.new_empty(kept, channels), tokens.new_empty(kept, dtype=torch.int64)
 
 
-def _no_gradient(ctx: Any, *grads: Tensor | None) -> NoReturn:
+def _no_gradient(grad: Tensor, size: list[int]) -> NoReturn:
     raise NotImplementedError(
         "fastvid::prune has no gradient: it is an inference-time operator; call it under torch.no_grad() "
         "or on tokens.detach()"
     )
 
 
-for _name, _backend in {"prune": None, "prune_eager": "eager"}.items():
+def _no_gradient_shape(grad: Tensor, size: list[int]) -> Tensor:
+    return grad.new_empty(size)
+
+
+def _remember_shapes(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.shapes = [x.shape if isinstance(x, Tensor) and x.is_floating_point() else None for x in inputs]
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    gradients = [None if shape is None else torch.ops.fastvid.no_gradient(grad, shape) for shape in ctx.shapes]
+    return tuple(gradients)
+
+
+# An operator of its own, since a compiler traces the backward pass of a call that may never need one.
+torch.library.define("fastvid::no_gradient", "(Tensor grad, SymInt[] size) -> Tensor")
+torch.library.impl("fastvid::no_gradient", "CompositeExplicitAutograd", _no_gradient)
+torch.library.register_fake("fastvid::no_gradient", _no_gradient_shape)
+
+for _name, _backend in {"prune": None, "prune_eager": "eager", "prune_triton": "triton"}.items():
     _qualified = f"fastvid::{_name}"
     torch.library.define(_qualified, _SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(_qualified, "CompositeExplicitAutograd", _implementation(_backend))
     torch.library.register_fake(_qualified, _output_shapes)
-    torch.library.register_autograd(_qualified, _no_gradient)
+    torch.library.register_autograd(_qualified, _backward, setup_context=_remember_shapes)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,24 +29,24 @@ def check_inputs(
     frames, tokens_per_frame, channels = tokens.shape
     if tokens.dtype == torch.float64 and tokens.device.type not in ("cpu", "meta"):
         raise TypeError(f"tokens of dtype float64 must be on the CPU, got {tokens.device}: use float32")
-    if frames == 0:
+    if _certainly(frames == 0):
         raise ValueError(f"tokens must hold at least one frame, got shape {_shape(tokens)} (F = 0)")
-    if tokens_per_frame == 0 or channels == 0:
+    if _certainly(tokens_per_frame == 0) or _certainly(channels == 0):
         raise ValueError(f"tokens must have N >= 1 tokens of D >= 1 channels a frame, got shape {_shape(tokens)}")
-    if config.kept_per_frame(tokens_per_frame) == 0:
+    if _certainly(config.kept_per_frame(tokens_per_frame) == 0):
         raise ValueError(
             f"retention_ratio must keep at least one of a frame's {tokens_per_frame} tokens, got "
             f"{config.retention_ratio!r}, which keeps none: use {_least_ratio(tokens_per_frame)} or more"
         )
     _check_tensor("attn", attn, "[F, N]", _FEATURE_DTYPES)
-    if attn.shape[0] != frames or attn.shape[1] != tokens_per_frame:
+    if _certainly(attn.shape[0] != frames) or _certainly(attn.shape[1] != tokens_per_frame):
         raise ValueError(
             f"attn must have the shape [F, N] = [{frames}, {tokens_per_frame}] that tokens have, got {_shape(attn)}"
         )
     _check_device("attn", attn, tokens)
     if frame_features is not None:
         _check_tensor("frame_features", frame_features, "[F, G]", _FEATURE_DTYPES)
-        if frame_features.shape[0] != frames or frame_features.shape[1] == 0:
+        if _certainly(frame_features.shape[0] != frames) or _certainly(frame_features.shape[1] == 0):
             raise ValueError(
                 f"frame_features must have the shape [F, G] with F = {frames} as in tokens and G >= 1, "
                 f"got {_shape(frame_features)}"
@@ -52,9 +54,25 @@ def check_inputs(
         _check_device("frame_features", frame_features, tokens)
     if cu_frames is not None:
         _check_tensor("cu_frames", cu_frames, "[B + 1]", (torch.int32,))
-        if cu_frames.shape[0] < 2:
+        if _certainly(cu_frames.shape[0] < 2):
             raise ValueError(f"cu_frames must have B + 1 >= 2 entries, got {cu_frames.shape[0]}")
         _check_device("cu_frames", cu_frames, tokens)
+
+
+def check_triton(tokens: Tensor) -> None:
+    """Check what only the Triton backend asks for.
+
+    Raises:
+        TypeError: tokens are float64.
+        ValueError: tokens are on the CPU, and Triton's interpreter is not switched on.
+    """
+    if tokens.dtype == torch.float64:
+        raise TypeError("tokens must be float32, bfloat16 or float16 for backend 'triton', got float64")
+    if tokens.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            "tokens must be on a GPU for backend 'triton', got cpu: set TRITON_INTERPRET=1 before the first use to run "
+            "the kernels in Triton's interpreter, or use backend='eager'"
+        )
 
 
 def read_cu_frames(cu_frames: Tensor | None, frames: int) -> list[int]:
@@ -86,7 +104,9 @@ def _clamped(starts: list[int], frames: int) -> list[int]:
     return sorted({*ascending, frames})
 
 
-def _check_tensor(name: str, tensor: Tensor, axes: str, dtypes: tuple[torch.dtype, ...]) -> None:
+def _check_tensor(name: str, tensor: object, axes: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     rank = axes.count(",") + 1
     if tensor.dim() != rank:
         raise ValueError(f"{name} must be of shape {axes}, got {tensor.dim()} dimensions: {_shape(tensor)}")
@@ -95,6 +115,15 @@ def _check_tensor(name: str, tensor: Tensor, axes: str, dtypes: tuple[torch.dtyp
         raise TypeError(f"{name} must be {expected}, got {_name(tensor.dtype)}")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+
+
+def _certainly(condition: Any) -> bool:
+    """False where a traced size depends on data: the check is made again when the operator runs."""
+    if isinstance(condition, bool):
+        return condition
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return bool(guard_or_false(condition))
 
 
 def _check_device(name: str, tensor: Tensor, tokens: Tensor) -> None:

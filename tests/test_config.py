@@ -32,6 +32,9 @@ def test_defaults_are_those_of_the_paper() -> None:
         ("beta", -0.01, r"in \[0, 1\]"),
         ("beta", 1.01, r"in \[0, 1\]"),
         ("num_neighbors", -3, "at least 1"),
+        ("num_neighbors", 2**63, r"below 2\*\*63"),
+        ("tau", 10**400, "finite"),
+        ("retention_ratio", 10**400, r"in \(0, 1\]"),
     ],
 )
 def test_values_out_of_range_are_named(name: str, value: Any, expected: str) -> None:

@@ -143,6 +143,33 @@ def test_a_backward_pass_says_there_is_no_gradient() -> None:
         kept.sum().backward()
 
 
+def test_a_compiled_call_needs_no_gradient_until_it_is_asked_for() -> None:
+    tokens, attn, _ = video()
+    linear = torch.nn.Linear(16, 16)
+    compiled = torch.compile(lambda x: prune(linear(x), attn, retention_ratio=0.2).tokens, fullgraph=True)
+    kept = compiled(tokens)
+    assert_same_bits(kept.detach(), prune(linear(tokens).detach(), attn, retention_ratio=0.2).tokens)
+    with pytest.raises(NotImplementedError, match="has no gradient"):
+        kept.sum().backward()
+
+
+def test_explain_keeps_no_graph() -> None:
+    tokens, attn, _ = video()
+    assert not fastvid_kernels.explain(torch.nn.Parameter(tokens), attn, retention_ratio=0.2).tokens.requires_grad
+
+
+def test_a_number_of_frames_that_depends_on_data_can_be_traced() -> None:
+    def chosen(tokens: Tensor, attn: Tensor, wanted: Tensor) -> Tensor:
+        frames = wanted.nonzero().squeeze(1)
+        return prune(tokens[frames], attn[frames], retention_ratio=0.2).tokens
+
+    tokens, attn, _ = video()
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(chosen, fullgraph=True, backend="aot_eager")
+        wanted = torch.arange(12) % 3 > 0
+        assert_same_bits(compiled(tokens, attn, wanted), chosen(tokens, attn, wanted))
+
+
 def test_indices_of_a_batch() -> None:
     tokens, attn, features = video(12)
     ragged = prune(tokens, attn, features, cu(0, 4, 8, 12), retention_ratio=0.2)
@@ -153,6 +180,13 @@ def test_indices_of_a_batch() -> None:
     assert torch.equal((dense.indices + torch.tensor([[0], [80], [160]])).flatten(), ragged.indices)
 
 
+@pytest.fixture(params=["oneDNN", "without oneDNN"])
+def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "without oneDNN":
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("_products")
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_matrix_precision_of_the_process_does_not_matter(precision: str) -> None:
     tokens, attn, features = video(16, 50, 256)
@@ -166,6 +200,19 @@ def test_matrix_precision_of_the_process_does_not_matter(precision: str) -> None
         torch.set_float32_matmul_precision(before)
 
 
+NEW_PRECISION_API = """
+import torch, fastvid_kernels
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+print(len(fastvid_kernels.prune(torch.rand(8, 20, 6), torch.rand(8, 20)).indices))
+"""
+
+
+def test_a_process_may_use_the_newer_precision_settings() -> None:
+    assert in_a_fresh_process(NEW_PRECISION_API) == "16"
+
+
+@pytest.mark.usefixtures("_products")
 def test_autocast_does_not_matter() -> None:
     tokens, attn, features = video(16, 50, 256)
     expected = prune(tokens, attn, features, retention_ratio=0.2)

@@ -25,6 +25,7 @@ def cu(*starts: int) -> Tensor:
 
 
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "a list of tokens": ({"tokens": [[[1.0]]]}, TypeError, "tokens must be a torch.Tensor, got list"),
     "tokens of rank 2": ({"tokens": torch.rand(F, D)}, ValueError, "tokens must be of shape [F, N, D], got 2 dim"),
     "tokens of rank 5": ({"tokens": torch.rand(1, 1, F, N, D)}, ValueError, "tokens must be of shape [F, N, D]"),
     "integer tokens": ({"tokens": torch.ones(F, N, D, dtype=torch.int32)}, TypeError, "tokens must be float32 or"),
@@ -96,6 +97,8 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 @pytest.mark.parametrize("function", [prune, explain, torch.ops.fastvid.prune])
 def test_bad_input_is_named(function: Any, name: str) -> None:
     changes, error, message = BAD[name]
+    if name == "a list of tokens" and function is torch.ops.fastvid.prune:
+        pytest.skip("the dispatcher takes tensors only")
     with pytest.raises(error, match=re.escape(message)):
         function(**arguments(**changes))
 
@@ -104,7 +107,7 @@ def test_bad_input_is_named(function: Any, name: str) -> None:
 def test_bad_input_is_named_without_data_too(name: str) -> None:
     """On meta tensors, as while tracing: what a shape can tell is told before anything runs."""
     changes, error, message = BAD[name]
-    if name in ("attention elsewhere", "sparse tokens"):
+    if name in ("attention elsewhere", "sparse tokens", "a list of tokens"):
         pytest.skip("not to be had on the meta device")
     on_meta = {key: x.to("meta") if isinstance(x, Tensor) else x for key, x in arguments(**changes).items()}
     with pytest.raises(error, match=re.escape(message)):
@@ -121,9 +124,12 @@ def test_the_advised_retention_ratio_is_the_least_that_keeps_a_token() -> None:
 
 
 def test_unknown_hyperparameters_and_backends_are_refused() -> None:
-    with pytest.raises(TypeError, match="retention"):
-        prune(**arguments(), retention=0.1)
-    with pytest.raises(ValueError, match=r"backend must be 'auto' or 'eager', got 'cuda'"):
+    for function in (prune, explain):
+        with pytest.raises(TypeError, match="retention"):
+            function(**arguments(), retention=0.1)
+        with pytest.raises(TypeError, match=r"config must be a PruneConfig, got \{'tau': 0.5\}"):
+            function(**arguments(), config={"tau": 0.5})
+    with pytest.raises(ValueError, match=r"backend must be 'auto', 'eager' or 'triton', got 'cuda'"):
         prune(**arguments(), backend="cuda")
 
 
@@ -137,7 +143,7 @@ def test_dense_batch_must_agree() -> None:
         prune(tokens, torch.rand(2, F, N), torch.rand(F, 3))
     with pytest.raises(ValueError, match="cu_frames must be None for a dense batch"):
         prune(tokens, torch.rand(2, F, N), cu_frames=cu(0, F))
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match=r"at least one video, got shape \[0, 6, 10, 4\]"):
         prune(torch.rand(0, F, N, D), torch.rand(0, F, N))
 
 

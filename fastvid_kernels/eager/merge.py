@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastvid_kernels.eager.budgets import Segment
-from fastvid_kernels.eager.products import inner_products
+from fastvid_kernels.eager.products import first_equal, inner_products
 
 # Elements of a block of tokens, and of its similarities to all anchors: both fit in a CPU's cache.
 _BLOCK_ELEMENTS = 2**22
@@ -140,14 +141,26 @@ def _inverse_norms(anchor_tokens: Tensor) -> Tensor:
 def _nearest_anchor(block: Tensor, anchor_tokens: Tensor, inverse_norms: Tensor, n_context: list[int]) -> Tensor:
     """For each anchor frame and token, the position of the most similar of its anchors: int64 `[A, rows]`.
 
-    What float32 cannot tell apart is compared again in float64, so that every device decides it alike.
+    What float32 can hardly tell apart is compared again in float64; of equal anchors the first is taken.
     """
     nearest, tied = _most_similar(_similarity(block, anchor_tokens, inverse_norms), n_context)
     rows = tied.nonzero().squeeze(1)
     if len(rows) > 0 and block.dtype != torch.float64:
         exact = _similarity(block[rows].double(), anchor_tokens.double(), inverse_norms)
         nearest[:, rows], _ = _most_similar(exact, n_context)
+    if len(rows) > 0:
+        nearest = _first_twin(anchor_tokens, n_context)[nearest]
     return nearest
+
+
+def _first_twin(anchor_tokens: Tensor, n_context: list[int]) -> Tensor:
+    """Position of the first anchor of the same frame that equals each one: int64 `[anchors]`.
+
+    A product sums its edges in another order, which would send a token to a later one of equal anchors.
+    """
+    frames = anchor_tokens.split(n_context)
+    starts = accumulate(n_context[:-1], initial=0)
+    return torch.cat([first_equal(own) + start for own, start in zip(frames, starts, strict=True)])
 
 
 def _similarity(block: Tensor, anchor_tokens: Tensor, inverse_norms: Tensor) -> Tensor:

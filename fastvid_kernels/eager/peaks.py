@@ -7,11 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from fastvid_kernels.eager.products import gram_matrix
+from fastvid_kernels.eager.products import first_equal, gram_matrix
 
 # A Gram matrix in float32 errs by at most 87 * 2**-24 * (|x_i|^2 + |x_j|^2) in a squared distance, so equal
 # tokens always fall below this multiple of it.
 _NEARLY_EQUAL = 2.0**-16
+# So many minima cost less than a topk.
+_FEW_NEIGHBORS = 8
 
 
 def squared_distances(tokens: Tensor, frames: list[int]) -> Tensor:
@@ -36,22 +38,10 @@ def _merge_equal_tokens(distances: Tensor, norm_sums: Tensor, tokens: Tensor, fr
     Without it rounding decides which token of a letterbox's black bars leads the others.
     """
     near = (distances <= _NEARLY_EQUAL * norm_sums).logical_and_(distances < math.inf).tril_(-1)
-    if not near.any():
-        return distances
-    n = tokens.shape[1]
-    first_equal = torch.arange(n, device=tokens.device).repeat(len(frames), 1)
-    frame_of = torch.tensor(frames, device=tokens.device)
-    while True:
-        row, i = near.any(2).nonzero(as_tuple=True)
-        if len(row) == 0:
-            break
-        j = near[row, i].to(torch.uint8).argmax(1)
-        equal = (tokens[frame_of[row], i] == tokens[frame_of[row], j]).all(1)
-        first_equal[row[equal], i[equal]] = j[equal]
-        near[row, i, j] = False
-        near[row[equal], i[equal]] = False
-    distances = distances.gather(1, first_equal[:, :, None].expand_as(distances))
-    return distances.gather(2, first_equal[:, None, :].expand_as(distances))
+    for row in near.any((1, 2)).nonzero().flatten().tolist():
+        first = first_equal(tokens[frames[row]].to(distances.dtype))
+        distances[row] = distances[row][first][:, first]
+    return distances
 
 
 def neighbor_mean(distances: Tensor, candidates: Tensor, dim: int, num_neighbors: int) -> Tensor:
@@ -59,16 +49,22 @@ def neighbor_mean(distances: Tensor, candidates: Tensor, dim: int, num_neighbors
 
     Takes distances `[A, N, N]` and candidates, bool `[A, N]`; returns float64 `[A, N]`.
     """
+    count = min(num_neighbors, distances.shape[1])
     remaining = torch.where(candidates[:, None, :], distances, math.inf)
-    nearest = []
-    # A few minima cost half of a topk.
-    for _ in range(min(num_neighbors, distances.shape[1])):
-        smallest, position = remaining.min(2)
-        remaining.scatter_(2, position[:, :, None], math.inf)
-        nearest.append(smallest.to(torch.float64))
-    counted = candidates.sum(1, keepdim=True).clamp(min=1, max=num_neighbors)
-    within = torch.arange(len(nearest), device=distances.device)[:, None, None] < counted
-    return torch.where(within, torch.stack(nearest), 0.0).sum(0) / (counted * dim)
+    if count <= _FEW_NEIGHBORS:
+        nearest = []
+        for _ in range(count):
+            smallest, position = remaining.min(2)
+            remaining.scatter_(2, position[:, :, None], math.inf)
+            nearest.append(smallest)
+    else:
+        nearest = [*remaining.topk(count, dim=2, largest=False).values.unbind(2)]
+    # Anchors go to frames that have candidates, and at least one is there to count.
+    counted = candidates.sum(1, keepdim=True).clamp(max=count)
+    total = torch.zeros(distances.shape[:2], dtype=torch.float64, device=distances.device)
+    for place, values in enumerate(nearest):
+        total += torch.where(place < counted, values.to(torch.float64), 0.0)
+    return total / (counted * dim)
 
 
 def peak_score(distances: Tensor, s: Tensor, candidates: Tensor, dim: int) -> Tensor:
@@ -76,8 +72,8 @@ def peak_score(distances: Tensor, s: Tensor, candidates: Tensor, dim: int) -> Te
 
     delta is the distance to the nearest denser candidate; the densest takes the largest between any two candidates.
     """
-    s = s.masked_fill(~candidates, math.inf)
-    rank = _rank(s, candidates)
+    order = torch.sort(s.masked_fill(~candidates, math.inf), dim=1, stable=True).indices
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(s.shape[1], device=s.device).expand_as(order))
     denser = (rank[:, None, :] < rank[:, :, None]) & candidates[:, None, :]
     nearest_denser = torch.where(denser, distances, math.inf).amin(2)
     pairs = candidates[:, None, :] & candidates[:, :, None]
@@ -87,15 +83,6 @@ def peak_score(distances: Tensor, s: Tensor, candidates: Tensor, dim: int) -> Te
     # Every candidate outranks every other token, also one whose score is -inf (delta = 0) or NaN (inf - inf).
     lowest = torch.finfo(torch.float64).min
     return score.nan_to_num(nan=lowest, neginf=lowest).masked_fill(~candidates, -math.inf)
-
-
-def _rank(s: Tensor, candidates: Tensor) -> Tensor:
-    """Place of each token by density: the candidates from 0 by (s, index), the others behind them."""
-    order = torch.sort(s, dim=1, stable=True).indices
-    # s is +inf for a non-finite candidate as for what is no candidate: a second stable sort parts them.
-    order = order.gather(1, torch.sort(candidates.gather(1, order).logical_not(), dim=1, stable=True).indices)
-    places = torch.arange(s.shape[1], device=s.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places)
 
 
 def anchor_mask(tokens: Tensor, frames: list[int], n_context: Tensor, candidates: Tensor, num_neighbors: int) -> Tensor:

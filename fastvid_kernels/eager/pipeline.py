@@ -70,7 +70,7 @@ def prune(
 
         anchors = is_anchor.flatten().nonzero().squeeze(1)
         joined = None if trace is None else trace.joined
-        merged, changed = merge_tokens(tokens, salient, kept, anchors, plan, config.beta, joined)
+        merged, changed = merge_tokens(tokens, salient, kept, anchors, plan, float(config.beta), joined)
         rows = torch.searchsorted(indices, anchors)
         output[rows[changed]] = merged[changed].to(output.dtype)
         if trace is not None:

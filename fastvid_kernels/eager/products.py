@@ -34,16 +34,29 @@ def gram_matrix(x: Tensor) -> Tensor:
 
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
-    """No autocast, no TF32, no bfloat16 products inside: 10 or 8 bits of a distance would pick other anchors."""
+    """No autocast and no TF32 inside: 10 bits of a distance would pick other anchors.
+
+    On the CPU the products above are float32 whatever the process has asked of its own.
+    """
     with torch.autocast(device_type, enabled=False):
-        if torch.get_float32_matmul_precision() == "highest":
+        if device_type != "cuda":
             yield
             return
         # The setting belongs to the process: the lock keeps two threads from restoring each other's value.
         with _lock:
-            precision = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("highest")
+            precision = torch.backends.cuda.matmul.fp32_precision
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
             try:
                 yield
             finally:
-                torch.set_float32_matmul_precision(precision)
+                torch.backends.cuda.matmul.fp32_precision = precision
+
+
+def first_equal(x: Tensor) -> Tensor:
+    """For each row of `[P, D]`, the index of the first row equal to it, int64 `[P]`; its own if it is not finite."""
+    index = torch.arange(len(x), device=x.device)
+    finite = x.isfinite().all(1)
+    candidate = torch.where(finite, index, len(x))
+    _, kind = torch.unique(torch.where(finite[:, None], x, 0.0), dim=0, return_inverse=True)
+    first = torch.full_like(index, len(x)).scatter_reduce_(0, kind, candidate, "amin")
+    return torch.where(finite, first[kind], index)

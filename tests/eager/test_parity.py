@@ -98,6 +98,43 @@ def test_small_integers_match_index_for_index(seed: int) -> None:
     check_against_oracle(tokens, attn, None, None, hyperparameters, explanation, own_distances)
 
 
+@pytest.mark.parametrize("num_neighbors", [1, 4])
+@pytest.mark.parametrize("seed", range(20))
+def test_small_integers_among_non_finite_tokens(seed: int, num_neighbors: int) -> None:
+    """What SPEC says of NaN and infinity leaves nothing open, so all indices and assignments are the oracle's."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(-2, 3, (7, 16, 5), generator=generator).float()
+    for value in (float("nan"), float("inf"), float("-inf")):
+        tokens[torch.rand(7, 16, 5, generator=generator) < 0.01] = value
+    attn = torch.rand(7, 16, generator=generator)
+    features = torch.randn(7, 3, generator=generator)
+    hyperparameters = {"retention_ratio": 0.5, "dtm_ratio": 0.8, "min_segments": 2, "num_neighbors": num_neighbors}
+    explanation = explain(tokens, attn, features, **hyperparameters)
+    check_against_oracle(tokens, attn, features, None, hyperparameters, explanation, own_distances)
+    assert torch.equal(explanation.indices, reference.prune(tokens, attn, features, **hyperparameters).indices)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_of_equal_anchors_the_first_is_joined(seed: int, dtype: torch.dtype) -> None:
+    """A plain last frame: its anchors are equal, and only their index tells them apart."""
+    tokens, attn, features = video(4, 27, 333, dtype, seed)
+    tokens[3] = tokens[3, :1]
+    hyperparameters = {"retention_ratio": 0.5, "dtm_ratio": 0.5, "min_segments": 1, "tau": -2.0, "beta": 0.0}
+    explanation = explain(tokens, attn, features, **hyperparameters)
+    (frame,) = explanation.anchor_frames
+    assert frame.joined_anchor.unique().tolist() == frame.anchors[:1].tolist()
+    check_against_oracle(tokens, attn, features, None, hyperparameters, explanation, own_distances)
+
+
+def test_many_nearly_equal_tokens_cost_no_more_than_others() -> None:
+    """Every pair of tokens is close enough to be looked at again, and none is equal."""
+    tokens = torch.ones(4, 400, 64) + 1e-4 * torch.randn(4, 400, 64, generator=torch.Generator().manual_seed(0))
+    attn = torch.rand(4, 400, generator=torch.Generator().manual_seed(1))
+    explanation = explain(tokens, attn, anchor_interval=1)
+    assert len(explanation.indices) == 160
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ragged_batch_matches_the_oracle(dtype: torch.dtype) -> None:
     tokens, attn, features = video(23, 20, 16, dtype, seed=5)
