@@ -1,4 +1,4 @@
-"""The eager backend: vectorised PyTorch, for the CPU and for any device without Triton.
+"""The eager backend: vectorised PyTorch, for the CPU and for devices that have float64 but no Triton.
 
 The method in the order of the paper: `dyseg` cuts the video into segments, `budgets` shares out the tokens to
 keep, `salient` picks them by attention (ATS), `peaks` and `merge` by density (DTM); `pipeline` puts them together.

@@ -1,0 +1,116 @@
+"""Launch 7: the anchor that each token joins, in each anchor frame of its segment (Eq. 5; SPEC section 5)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastvid_kernels.kernels.gram import product
+from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.plan import segment_budget
+from fastvid_kernels.kernels.select import FREE, SALIENT
+
+_BLOCK_M = 64
+_LANES = 4
+
+
+@triton.jit
+def assign_kernel(
+    x_ptr,
+    state_ptr,
+    anchor_ptr,
+    inverse_norm_ptr,
+    count_ptr,
+    nearest_ptr,
+    segment_start_ptr,
+    segment_end_ptr,
+    stride_t,
+    stride_n,
+    stride_d,
+    N,
+    D,
+    K,
+    context_millionths,
+    interval,
+    ordinals,
+    LANES: tl.constexpr,
+    PADDED: tl.constexpr,
+    SLOTS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_SLOTS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """Slot of the most similar anchor, -1 for a token that joins none, for BLOCK_M tokens of a frame.
+
+    The program goes through every LANES-th anchor frame of the frame's segment, counted from the last.
+    """
+    t = tl.program_id(0)
+    start = tl.load(segment_start_ptr + t)
+    end = tl.load(segment_end_ptr + t)
+    i = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    state = tl.load(state_ptr + t.to(tl.int64) * PADDED + i, mask=i < N, other=SALIENT)
+    # Rows beyond the frame read its last token, slots beyond the anchors its first: no mask, and nothing is stored.
+    x_rows = x_ptr + t.to(tl.int64) * stride_t + tl.minimum(i, N - 1).to(tl.int64) * stride_n
+    for ordinal in range(tl.program_id(2), (end - start + interval - 1) // interval, LANES):
+        u = end - 1 - ordinal * interval
+        _, n_context, _, _ = segment_budget(u, start, end, N, K, context_millionths, interval)
+        slots = u.to(tl.int64) * SLOTS
+        anchor_frame_ptr = x_ptr + u.to(tl.int64) * stride_t
+        best = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        nearest = tl.zeros([BLOCK_M], tl.int32)
+        for first_slot in range(0, n_context, BLOCK_SLOTS):
+            slot = first_slot + tl.arange(0, BLOCK_SLOTS)
+            exists = slot < n_context
+            anchor = tl.load(anchor_ptr + slots + slot, mask=exists, other=0)
+            anchor_rows = anchor_frame_ptr + anchor.to(tl.int64) * stride_n
+            similarity = tl.zeros([BLOCK_M, BLOCK_SLOTS], tl.float32)
+            for first in range(0, D, BLOCK_D):
+                channel = first + tl.arange(0, BLOCK_D)
+                offset = channel.to(tl.int64) * stride_d
+                inside = channel < D
+                x = tl.load(x_rows[:, None] + offset[None, :], mask=inside[None, :], other=0.0)
+                y = tl.load(anchor_rows[None, :] + offset[:, None], mask=inside[:, None], other=0.0)
+                similarity = product(x, y, similarity, PRECISION, UPCAST)
+            similarity *= tl.load(inverse_norm_ptr + slots + slot, mask=exists, other=0.0)[None, :]
+            usable = exists[None, :] & (similarity == similarity)
+            similarity = tl.where(usable, similarity, float("-inf"))
+            block_best = tl.max(similarity, axis=1)
+            first_best = tl.min(tl.where(similarity == block_best[:, None], slot[None, :], SLOTS), axis=1)
+            # Strictly better: among equals, and where nothing is comparable, the first anchor stands.
+            better = block_best > best
+            nearest = tl.where(better, first_best, nearest)
+            best = tl.where(better, block_best, best)
+        barred = tl.where(t == u, state != FREE, state == SALIENT)
+        joined = tl.where((n_context > 0) & (i < N), tl.where(barred, -1, nearest), -1)
+        cell = (t.to(tl.int64) * ordinals + ordinal) * PADDED
+        tl.store(nearest_ptr + cell + i, joined.to(tl.int16), mask=i < N)
+        one = tl.full([BLOCK_M], 1, tl.int32)
+        tl.atomic_add(count_ptr + slots + joined, one, mask=joined >= 0, sem="relaxed")
+
+
+def launch_assign(call: Call) -> None:
+    """Grid: frames x tiles of tokens x lanes of anchor frames."""
+    shapes, workspace = call.shapes, call.workspace
+    assign_kernel[shapes.frames, -(-shapes.tokens_per_frame // _BLOCK_M), _LANES](
+        x_ptr=call.tokens,
+        state_ptr=workspace["state"],
+        anchor_ptr=workspace["anchor"],
+        inverse_norm_ptr=workspace["inverse_norm"],
+        count_ptr=workspace["count"],
+        nearest_ptr=workspace["nearest"],
+        D=shapes.channels,
+        ordinals=shapes.ordinals,
+        LANES=_LANES,
+        PADDED=shapes.padded,
+        SLOTS=shapes.slots,
+        BLOCK_M=_BLOCK_M,
+        BLOCK_SLOTS=32,
+        BLOCK_D=call.depth,
+        num_warps=4,
+        num_stages=call.stages,
+        **call.strides,
+        **call.plan,
+        **call.arithmetic,
+    )

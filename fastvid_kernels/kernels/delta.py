@@ -1,0 +1,78 @@
+"""Launch 5: log(density * delta) of every candidate, as an integer that orders alike (Eq. 4; SPEC section 4)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastvid_kernels.kernels.frame import LOWEST_KEY, float_key
+from fastvid_kernels.kernels.gram import squared_distances
+from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.plan import segment_budget
+
+
+@triton.jit
+def delta_kernel(
+    gram_ptr,
+    rank_ptr,
+    s_ptr,
+    key_ptr,
+    segment_start_ptr,
+    segment_end_ptr,
+    first_frame,
+    N,
+    D,
+    K,
+    context_millionths,
+    interval,
+    PADDED: tl.constexpr,
+    SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Squared distance to the nearest denser candidate, for ROWS tokens of an anchor frame, and the score from it.
+
+    The densest candidate gets +inf where SPEC has the largest distance of the frame. That changes no selection: any
+    other delta is at most the distance to the densest, whose score is the highest, and ties fall to it, by either.
+    """
+    t = first_frame + tl.program_id(0)
+    start = tl.load(segment_start_ptr + t)
+    end = tl.load(segment_end_ptr + t)
+    n_salient, n_context, _, _ = segment_budget(t, start, end, N, K, context_millionths, interval)
+    if n_context == 0:
+        return
+    i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    j = tl.arange(0, BLOCK_N)
+    frame = t.to(tl.int64) * PADDED
+    matrix_ptr = gram_ptr + tl.program_id(0).to(tl.int64) * SPLITS * PADDED * PADDED
+    is_candidate_i = tl.load(rank_ptr + frame + i, mask=i < N, other=0) >= n_salient
+    is_candidate_j = tl.load(rank_ptr + frame + j, mask=j < N, other=0) >= n_salient
+    s_i = tl.load(s_ptr + frame + i, mask=i < N, other=0.0)
+    s_j = tl.load(s_ptr + frame + j, mask=j < N, other=0.0)
+    denser = (s_j[None, :] < s_i[:, None]) | ((s_j[None, :] == s_i[:, None]) & (j[None, :] < i[:, None]))
+    denser = denser & (is_candidate_j & (j < N))[None, :]
+    distance = squared_distances(matrix_ptr, i, j, N, PADDED, SPLITS)
+    squared_delta = tl.min(tl.where(denser, distance, float("inf")), axis=1)
+    score = 0.5 * tl.log(squared_delta / D) - s_i
+    score = tl.where(score == score, score, float("-inf"))
+    key = tl.where(is_candidate_i, float_key(score), LOWEST_KEY)
+    tl.store(key_ptr + frame + i, key, mask=i < N)
+
+
+def launch_delta(call: Call, first_frame: int, frames: int) -> None:
+    """Grid: frames x tiles of tokens."""
+    shapes = call.shapes
+    delta_kernel[frames, -(-shapes.tokens_per_frame // shapes.candidate_rows)](
+        gram_ptr=call.workspace["gram"],
+        rank_ptr=call.workspace["rank"],
+        s_ptr=call.workspace["s"],
+        key_ptr=call.workspace["key"],
+        first_frame=first_frame,
+        D=shapes.channels,
+        PADDED=shapes.padded,
+        SPLITS=shapes.gram_splits,
+        ROWS=shapes.candidate_rows,
+        BLOCK_N=shapes.block_n,
+        num_warps=4,
+        **call.plan,
+    )

@@ -1,0 +1,131 @@
+"""Launch 1: cosine of each frame to the next (Eq. 1; SPEC section 1) and order of its attention (section 3)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastvid_kernels.kernels.launch import Call
+
+LOWEST_KEY = tl.constexpr(-2147483648)
+
+
+@triton.jit
+def float_key(value):
+    """An int32 that orders like the float32: -0 equals +0, NaN lies below -inf."""
+    bits = value.to(tl.int32, bitcast=True)
+    key = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    key = tl.where(bits == LOWEST_KEY, 0, key)
+    return tl.where(value != value, LOWEST_KEY, key)
+
+
+@triton.jit
+def comes_before(other_key, other, key, token):
+    """Whether `other` ranks before `token`: [A] and [B] give [B, A]. Larger keys first, ties by index."""
+    larger = other_key[None, :] > key[:, None]
+    return larger | ((other_key[None, :] == key[:, None]) & (other[None, :] < token[:, None]))
+
+
+@triton.jit
+def _mean_token(frame_ptr, stride_n, stride_d, N, channel, mask, BLOCK_N: tl.constexpr):
+    """Mean of a frame's tokens in some channels: summed in float64, rounded once to float32."""
+    total = tl.zeros_like(channel).to(tl.float64)
+    for first in range(0, N, BLOCK_N):
+        token = (first + tl.arange(0, BLOCK_N)).to(tl.int64)
+        x_mask = (token < N)[:, None] & mask[None, :]
+        x = tl.load(frame_ptr + token[:, None] * stride_n + channel[None, :] * stride_d, mask=x_mask, other=0.0)
+        total += tl.sum(x.to(tl.float32).to(tl.float64), axis=0)
+    return (total / N).to(tl.float32)
+
+
+@triton.jit
+def frame_kernel(
+    feature_ptr,
+    attn_ptr,
+    partial_ptr,
+    rank_ptr,
+    stride_ft,
+    stride_fn,
+    stride_fd,
+    stride_at,
+    stride_an,
+    T,
+    N,
+    CHANNELS,
+    stride_rank,
+    IS_MEAN: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Partial dot product and squared norms, over every SPLITS-th block of channels; rank of some tokens by attention.
+
+    `feature_ptr` holds features `[T, CHANNELS]`, or tokens `[T, N, CHANNELS]` whose mean is the feature.
+    """
+    t = tl.program_id(0)
+    split = tl.program_id(1)
+    has_next = t < T - 1
+    frame_ptr = feature_ptr + t.to(tl.int64) * stride_ft
+    next_ptr = frame_ptr + stride_ft * has_next.to(tl.int64)
+    dot = tl.full([], 0.0, tl.float64)
+    norm = tl.full([], 0.0, tl.float64)
+    next_norm = tl.full([], 0.0, tl.float64)
+    for first in range(split * BLOCK_D, CHANNELS, SPLITS * BLOCK_D):
+        channel = (first + tl.arange(0, BLOCK_D)).to(tl.int64)
+        mask = channel < CHANNELS
+        if IS_MEAN:
+            x = _mean_token(frame_ptr, stride_fn, stride_fd, N, channel, mask, BLOCK_N)
+            y = _mean_token(next_ptr, stride_fn, stride_fd, N, channel, mask, BLOCK_N)
+        else:
+            x = tl.load(frame_ptr + channel * stride_fd, mask=mask, other=0.0)
+            y = tl.load(next_ptr + channel * stride_fd, mask=mask, other=0.0)
+        x = x.to(tl.float64)
+        y = y.to(tl.float64)
+        dot += tl.sum(x * y, axis=0)
+        norm += tl.sum(x * x, axis=0)
+        next_norm += tl.sum(y * y, axis=0)
+    cell_ptr = partial_ptr + (t * SPLITS + split) * 3
+    tl.store(cell_ptr, dot)
+    tl.store(cell_ptr + 1, norm)
+    tl.store(cell_ptr + 2, next_norm)
+
+    attn_ptr += t.to(tl.int64) * stride_at
+    for first in range(split * ROWS, N, SPLITS * ROWS):
+        token = first + tl.arange(0, ROWS)
+        key = float_key(tl.load(attn_ptr + token.to(tl.int64) * stride_an, mask=token < N, other=0.0).to(tl.float32))
+        rank = tl.zeros([ROWS], tl.int32)
+        for other_first in range(0, N, BLOCK_N):
+            other = other_first + tl.arange(0, BLOCK_N)
+            other_attn = tl.load(attn_ptr + other.to(tl.int64) * stride_an, mask=other < N, other=0.0)
+            before = comes_before(float_key(other_attn.to(tl.float32)), other, key, token) & (other < N)[None, :]
+            rank += tl.sum(before.to(tl.int32), axis=1)
+        tl.store(rank_ptr + t.to(tl.int64) * stride_rank + token, rank.to(tl.int16), mask=token < N)
+
+
+def launch_frame(call: Call) -> None:
+    """Grid: frames x splits of the feature's channels."""
+    is_mean = call.frame_features is None
+    feature = call.tokens if call.frame_features is None else call.frame_features
+    shapes = call.shapes
+    frame_kernel[shapes.frames, shapes.feature_splits](
+        feature_ptr=feature,
+        attn_ptr=call.attn,
+        partial_ptr=call.workspace["partial"],
+        rank_ptr=call.workspace["rank"],
+        stride_ft=feature.stride(0),
+        stride_fn=feature.stride(1) if is_mean else 0,
+        stride_fd=feature.stride(-1),
+        stride_at=call.attn.stride(0),
+        stride_an=call.attn.stride(1),
+        T=shapes.frames,
+        N=shapes.tokens_per_frame,
+        CHANNELS=feature.shape[-1],
+        stride_rank=shapes.padded,
+        IS_MEAN=is_mean,
+        SPLITS=shapes.feature_splits,
+        BLOCK_D=64,
+        BLOCK_N=16,
+        ROWS=16,
+        num_warps=4,
+    )

@@ -1,0 +1,127 @@
+"""Launch 3: inner products of the tokens of each anchor frame, from which distances follow (SPEC section 4)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.plan import segment_budget
+
+_BLOCK = 64
+
+
+@triton.jit
+def product(x, y, accumulator, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+    """`accumulator + x @ y` with float32 accumulation; the interpreter cannot multiply bfloat16 as it is."""
+    if UPCAST:
+        x = x.to(tl.float32)
+        y = y.to(tl.float32)
+    return tl.dot(x, y, accumulator, input_precision=PRECISION)
+
+
+@triton.jit
+def gram_kernel(
+    x_ptr,
+    gram_ptr,
+    segment_start_ptr,
+    segment_end_ptr,
+    stride_t,
+    stride_n,
+    stride_d,
+    first_frame,
+    N,
+    D,
+    K,
+    context_millionths,
+    interval,
+    PADDED: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """One tile on or above the diagonal, over one of SPLITS ranges of channels; stored with its mirror image."""
+    t = first_frame + tl.program_id(0)
+    start = tl.load(segment_start_ptr + t)
+    end = tl.load(segment_end_ptr + t)
+    _, n_context, _, _ = segment_budget(t, start, end, N, K, context_millionths, interval)
+    if n_context == 0:
+        return
+    split = tl.program_id(1) % SPLITS
+    tile = tl.program_id(1) // SPLITS
+    row = 0
+    in_row = tl.cdiv(N, BLOCK)
+    while tile >= in_row:
+        tile -= in_row
+        in_row -= 1
+        row += 1
+    i = row * BLOCK + tl.arange(0, BLOCK)
+    j = (row + tile) * BLOCK + tl.arange(0, BLOCK)
+    frame_ptr = x_ptr + t.to(tl.int64) * stride_t
+    # Rows beyond the frame read its last token: no mask, and what comes of them is not stored.
+    i_ptr = frame_ptr + tl.minimum(i, N - 1).to(tl.int64) * stride_n
+    j_ptr = frame_ptr + tl.minimum(j, N - 1).to(tl.int64) * stride_n
+    accumulator = tl.zeros([BLOCK, BLOCK], tl.float32)
+    range_length = tl.cdiv(tl.cdiv(D, SPLITS), BLOCK_D) * BLOCK_D
+    range_end = tl.minimum(D, (split + 1) * range_length)
+    for first in range(split * range_length, range_end, BLOCK_D):
+        channel = first + tl.arange(0, BLOCK_D)
+        offset = channel.to(tl.int64) * stride_d
+        x = tl.load(i_ptr[:, None] + offset[None, :], mask=(channel < range_end)[None, :], other=0.0)
+        y = tl.load(j_ptr[None, :] + offset[:, None], mask=(channel < range_end)[:, None], other=0.0)
+        accumulator = product(x, y, accumulator, PRECISION, UPCAST)
+    matrix_ptr = gram_ptr + (tl.program_id(0).to(tl.int64) * SPLITS + split) * PADDED * PADDED
+    mask = (i < N)[:, None] & (j < N)[None, :]
+    tl.store(matrix_ptr + i[:, None] * PADDED + j[None, :], accumulator, mask=mask)
+    if tile > 0:
+        tl.store(matrix_ptr + j[:, None] * PADDED + i[None, :], tl.trans(accumulator), mask=tl.trans(mask))
+
+
+@triton.jit
+def squared_norms(matrix_ptr, token, N, PADDED: tl.constexpr, SPLITS: tl.constexpr):
+    """The diagonal of a frame's Gram matrix."""
+    norm = tl.zeros_like(token).to(tl.float32)
+    for split in tl.static_range(SPLITS):
+        norm += tl.load(matrix_ptr + split * PADDED * PADDED + token * (PADDED + 1), mask=token < N, other=0.0)
+    return norm
+
+
+@triton.jit
+def squared_distances(matrix_ptr, i, j, N, PADDED: tl.constexpr, SPLITS: tl.constexpr):
+    """`|x_i - x_j|^2`, `[I, J]` float32: +inf where NaN or infinite, 0 between equal finite tokens.
+
+    Norms come from the same products as the rest, so that equal tokens cancel exactly.
+    """
+    mask = (i < N)[:, None] & (j < N)[None, :]
+    inner = tl.zeros([i.shape[0], j.shape[0]], tl.float32)
+    for split in tl.static_range(SPLITS):
+        offset = split * PADDED * PADDED + i[:, None] * PADDED + j[None, :]
+        inner += tl.load(matrix_ptr + offset, mask=mask, other=0.0)
+    norm_i = squared_norms(matrix_ptr, i, N, PADDED, SPLITS)
+    norm_j = squared_norms(matrix_ptr, j, N, PADDED, SPLITS)
+    distance = norm_i[:, None] + norm_j[None, :] - 2.0 * inner
+    # A comparison, not a maximum: the hardware's maximum of NaN and 0 is 0, a duplicate of everything.
+    return tl.where(distance == distance, tl.where(distance > 0, distance, 0.0), float("inf"))
+
+
+def launch_gram(call: Call, first_frame: int, frames: int) -> None:
+    """Grid: frames x tiles on or above the diagonal x splits of the channels."""
+    shapes = call.shapes
+    tiles = -(-shapes.tokens_per_frame // _BLOCK)
+    gram_kernel[frames, tiles * (tiles + 1) // 2 * shapes.gram_splits](
+        x_ptr=call.tokens,
+        gram_ptr=call.workspace["gram"],
+        first_frame=first_frame,
+        D=shapes.channels,
+        PADDED=shapes.padded,
+        SPLITS=shapes.gram_splits,
+        BLOCK=_BLOCK,
+        BLOCK_D=call.depth,
+        num_warps=4,
+        num_stages=call.stages,
+        **call.strides,
+        **call.plan,
+        **call.arithmetic,
+    )

@@ -1,0 +1,164 @@
+"""Launch 2: from transitions to segments (Eq. 2; SPEC section 1); and the budget of a frame (section 2)."""
+
+from __future__ import annotations
+
+import math
+
+import triton
+import triton.language as tl
+
+from fastvid_kernels.kernels.launch import Call, next_power_of_2
+
+# A transition is packed as (quantised cosine + offset) << bits | position, so that one order compares both.
+POSITION_BITS = tl.constexpr(20)
+COSINE_OFFSET = 1 << 41
+_OFFSET = tl.constexpr(COSINE_OFFSET)
+MAX_FRAMES = 1 << 20
+_LARGEST = tl.constexpr((1 << 63) - 1)
+
+
+@triton.jit
+def segment_budget(frame, start, end, N, K, CONTEXT_MILLIONTHS, INTERVAL):
+    """What a frame of the segment [start, end) keeps: (n_salient, n_context, anchor ordinal, rows before it).
+
+    The ordinal counts anchor frames from the segment's last; rows are counted from the first output row of all.
+    """
+    length = (end - start).to(tl.int64)
+    position = (frame - start).to(tl.int64)
+    kept = length * K
+    anchor_frames = (length + INTERVAL - 1) // INTERVAL
+    context = tl.minimum(kept * CONTEXT_MILLIONTHS // 1000000, anchor_frames * (N - K))
+    salient = kept - context
+
+    salient_share, salient_rest = salient // length, salient % length
+    n_salient = salient_share + (position < salient_rest).to(tl.int64)
+    salient_before = position * salient_share + tl.minimum(position, salient_rest)
+
+    context_share, context_rest = context // anchor_frames, context % anchor_frames
+    to_last = length - 1 - position
+    ordinal = to_last // INTERVAL
+    is_anchor_frame = to_last % INTERVAL == 0
+    n_context = tl.where(is_anchor_frame, context_share + (ordinal < context_rest).to(tl.int64), 0)
+    # Earlier anchor frames are those of a higher ordinal; a frame between two stands before the next one's ordinal.
+    first_before = ordinal + 1
+    context_before = (anchor_frames - first_before) * context_share + tl.maximum(context_rest - first_before, 0)
+    rows_before = start.to(tl.int64) * K + salient_before + context_before
+    return n_salient.to(tl.int32), n_context.to(tl.int32), ordinal.to(tl.int32), rows_before
+
+
+@triton.jit
+def _video_bound(cu_frames_ptr, video, T, BLOCK: tl.constexpr):
+    """`cu_frames[video]`, held between its predecessors and T."""
+    bound = 0
+    for first in range(0, video + 1, BLOCK):
+        entry = first + tl.arange(0, BLOCK)
+        start = tl.load(cu_frames_ptr + entry, mask=entry <= video, other=0)
+        bound = tl.maximum(bound, tl.max(tl.minimum(start, T), axis=0))
+    return bound
+
+
+@triton.jit
+def plan_kernel(
+    cu_frames_ptr,
+    partial_ptr,
+    packed_ptr,
+    segment_first_ptr,
+    segment_id_ptr,
+    segment_start_ptr,
+    segment_end_ptr,
+    T,
+    videos,
+    min_segments,
+    threshold,
+    HAS_CU_FRAMES: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Cut one video after its `min_segments - 1` least similar transitions and after those below tau."""
+    video = tl.program_id(0)
+    start = 0
+    end = T
+    if HAS_CU_FRAMES:
+        if video > 0:
+            start = _video_bound(cu_frames_ptr, video, T, BLOCK)
+        if video < videos - 1:
+            end = _video_bound(cu_frames_ptr, video + 1, T, BLOCK)
+    transitions = end - start - 1
+
+    split = tl.arange(0, BLOCK_SPLITS)
+    for first in range(0, transitions, BLOCK):
+        position = first + tl.arange(0, BLOCK)
+        here = position < transitions
+        cell = ((start + position)[:, None] * SPLITS + split[None, :]) * 3
+        mask = here[:, None] & (split < SPLITS)[None, :]
+        dot = tl.sum(tl.load(partial_ptr + cell, mask=mask, other=0.0), axis=1)
+        norm = tl.sum(tl.load(partial_ptr + cell + 1, mask=mask, other=0.0), axis=1)
+        next_norm = tl.sum(tl.load(partial_ptr + cell + 2, mask=mask, other=0.0), axis=1)
+        scale = norm * next_norm
+        # x - x is 0 for finite x alone.
+        usable = (dot - dot == 0) & (scale - scale == 0)
+        divisible = usable & (scale > 0)
+        cosine = tl.where(divisible, dot, 0.0) / tl.sqrt(tl.where(divisible, scale, 1.0))
+        units = tl.floor(cosine * 1099511627776.0 + 0.5).to(tl.int64) + _OFFSET
+        packed = (tl.where(usable, units, 0) << POSITION_BITS) | position
+        tl.store(packed_ptr + start + position, packed, mask=here)
+    tl.debug_barrier()
+
+    # After r rounds, `last` is the r-th smallest packed transition.
+    last = tl.full([], -1, tl.int64)
+    for _ in range(0, tl.minimum(min_segments - 1, transitions)):
+        smallest = tl.full([], _LARGEST, tl.int64)
+        for first in range(0, transitions, BLOCK):
+            position = first + tl.arange(0, BLOCK)
+            packed = tl.load(packed_ptr + start + position, mask=position < transitions, other=_LARGEST)
+            smallest = tl.minimum(smallest, tl.min(tl.where(packed > last, packed, _LARGEST), axis=0))
+        last = smallest
+
+    segments = 0
+    for first in range(0, end - start, BLOCK):
+        position = first + tl.arange(0, BLOCK)
+        here = position < end - start
+        packed = tl.load(packed_ptr + start + position - 1, mask=here & (position > 0), other=_LARGEST)
+        is_cut = (packed <= last) | ((packed >> POSITION_BITS) < threshold)
+        begins = here & ((position == 0) | is_cut)
+        segment_id = segments + tl.cumsum(begins.to(tl.int32), axis=0) - 1
+        tl.store(segment_id_ptr + start + position, segment_id, mask=here)
+        tl.store(segment_first_ptr + start + segment_id, start + position, mask=begins)
+        segments += tl.sum(begins.to(tl.int32), axis=0)
+    tl.debug_barrier()
+
+    for first in range(0, end - start, BLOCK):
+        position = first + tl.arange(0, BLOCK)
+        here = position < end - start
+        segment_id = tl.load(segment_id_ptr + start + position, mask=here, other=0)
+        segment_start = tl.load(segment_first_ptr + start + segment_id, mask=here, other=0)
+        is_last = segment_id == segments - 1
+        segment_end = tl.load(segment_first_ptr + start + segment_id + 1, mask=here & ~is_last, other=end)
+        tl.store(segment_start_ptr + start + position, segment_start, mask=here)
+        tl.store(segment_end_ptr + start + position, segment_end, mask=here)
+
+
+def launch_plan(call: Call) -> None:
+    """Grid: videos."""
+    shapes, config, workspace = call.shapes, call.config, call.workspace
+    videos = 1 if call.cu_frames is None else len(call.cu_frames) - 1
+    plan_kernel[(videos,)](
+        cu_frames_ptr=workspace["segment_id"] if call.cu_frames is None else call.cu_frames,
+        partial_ptr=workspace["partial"],
+        packed_ptr=workspace["packed"],
+        segment_first_ptr=workspace["segment_first"],
+        segment_id_ptr=workspace["segment_id"],
+        segment_start_ptr=workspace["segment_start"],
+        segment_end_ptr=workspace["segment_end"],
+        T=shapes.frames,
+        videos=videos,
+        min_segments=min(config.min_segments, shapes.frames),
+        # No cosine reaches 2: the clamp changes no comparison.
+        threshold=math.floor(max(-2.0, min(2.0, config.tau)) * 2.0**40 + 0.5) + COSINE_OFFSET,
+        HAS_CU_FRAMES=call.cu_frames is not None,
+        SPLITS=shapes.feature_splits,
+        BLOCK_SPLITS=next_power_of_2(shapes.feature_splits),
+        BLOCK=128,
+        num_warps=4,
+    )

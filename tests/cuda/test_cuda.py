@@ -1,0 +1,267 @@
+"""The kernels on a GPU: the interpreter's parity checks, and what only a device can show."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+import fastvid_kernels
+from benchmarks.agreement import agreement
+from benchmarks.videos import PRESETS, preset_video
+from fastvid_kernels.kernels.launch import Call, Workspace
+from tests.eager.test_parity import SHAPES, strided_views, video
+from tests.golden import case_names, load_case
+from tests.kernels.explained import check_call, explanation_of, run_kernels
+from tests.kernels.test_interpreter_parity import LARGER_SHAPES
+from tests.stages import assert_same_bits
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter replaces the compiler"),
+]
+
+DEVICE = "cuda"
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+REPEATS = 100
+
+
+def run_on_device(
+    tokens: Tensor, attn: Tensor, frame_features: Tensor | None = None, cu_frames: Tensor | None = None, **options: Any
+) -> Call:
+    """A call on the device, brought back to the host with all its scratch."""
+    given = [None if one is None else one.to(DEVICE) for one in (attn, frame_features, cu_frames)]
+    # A copy to another device would lay strided tokens out anew.
+    on_device = torch.empty_strided(tokens.shape, tokens.stride(), dtype=tokens.dtype, device=DEVICE)
+    if 0 in tokens.stride():
+        on_device = tokens[:1].to(DEVICE).expand(tokens.shape)
+    else:
+        on_device.copy_(tokens)
+    return on_host(run_kernels(on_device, *given, **options))
+
+
+def on_host(call: Call) -> Call:
+    workspace = Workspace(call.shapes, torch.device("cpu"))
+    workspace._bytes.copy_(call.workspace._bytes)
+    inputs = {name: getattr(call, name) for name in ("tokens", "attn", "frame_features", "cu_frames")}
+    return replace(
+        call,
+        **{name: None if one is None else one.cpu() for name, one in inputs.items()},
+        workspace=workspace,
+        output=call.output.cpu(),
+        indices=call.indices.cpu(),
+    )
+
+
+def prune(*inputs: Tensor | None, **hyperparameters: Any) -> tuple[Tensor, Tensor]:
+    return torch.ops.fastvid.prune(*inputs, **hyperparameters)
+
+
+def assert_same(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> None:
+    assert_same_bits(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+
+
+def film(seed: int, preset: str = "many cuts", dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor, Tensor]:
+    """A video of LLaVA-OneVision's size, on the device."""
+    return preset_video(preset, 32, 196, 3584, seed=seed, dtype=dtype, device=DEVICE)
+
+
+@contextmanager
+def no_synchronisation() -> Iterator[None]:
+    """Inside, an operation for which the host waits raises."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.parametrize("name", case_names())
+def test_kernels_reproduce_the_published_code(name: str) -> None:
+    case = load_case(name)
+    call = run_on_device(case.tokens, case.attn, case.frame_features, **case.hyperparameters)
+    assert torch.equal(call.indices, case.expected_indices)
+    torch.testing.assert_close(call.output, case.expected_tokens, rtol=0, atol=1e-5)
+    segments = explanation_of(call).segments
+    assert (segments[:, 1] - segments[:, 0]).tolist() == case.segment_lengths
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("given_features", [True, False], ids=["features", "mean features"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_stage_matches_the_oracle(name: str, given_features: bool, dtype: torch.dtype) -> None:
+    frames, n, dim, hyperparameters = SHAPES[name]
+    tokens, attn, features = video(frames, n, dim, dtype, seed=len(name))
+    check_call(run_on_device(tokens, attn, features if given_features else None, **hyperparameters))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", LARGER_SHAPES)
+def test_every_stage_of_several_tiles_matches_the_oracle(name: str, dtype: torch.dtype) -> None:
+    frames, n, dim, hyperparameters = LARGER_SHAPES[name]
+    tokens, attn, features = video(frames, n, dim, dtype, seed=len(name))
+    check_call(run_on_device(tokens, attn, features, frames_per_chunk=frames, **hyperparameters))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n", [169, 196])
+def test_every_stage_at_full_width_matches_the_oracle(n: int, dtype: torch.dtype) -> None:
+    tokens, attn, features = video(8, n, 3584, dtype, seed=n)
+    check_call(run_on_device(tokens, attn, features, min_segments=2, tau=-1.5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ragged_batch_matches_the_oracle(dtype: torch.dtype) -> None:
+    tokens, attn, features = video(23, 20, 16, dtype, seed=5)
+    cu_frames = torch.tensor([0, 1, 9, 10, 23], dtype=torch.int32)
+    check_call(run_on_device(tokens, attn, features, cu_frames, retention_ratio=0.3, min_segments=3))
+
+
+@pytest.mark.parametrize("layout", strided_views(torch.zeros(1, 1, 1)))
+def test_strides_do_not_matter(layout: str) -> None:
+    tokens, attn, features = video(7, 19, 15, torch.float32, seed=8)
+    view = strided_views(tokens)[layout]
+    contiguous = run_on_device(view.contiguous(), attn, features, retention_ratio=0.3)
+    strided = run_on_device(view, attn, features, retention_ratio=0.3)
+    check_call(strided)
+    assert_same((strided.output, strided.indices), (contiguous.output, contiguous.indices))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_full_size_agrees_with_the_eager_backend(dtype: torch.dtype, preset: str) -> None:
+    """Only a near-tie that the two round differently may fall the other way."""
+    inputs = film(0, preset, dtype)
+    ours = [one.cpu() for one in prune(*inputs)]
+    theirs = torch.ops.fastvid.prune_eager(*(one.cpu() for one in inputs))
+    found = agreement((ours[0], ours[1]), theirs, relative_tolerance=1e-2)
+    assert found.overlap >= 0.995
+    assert found.close_rows >= 0.99
+
+
+def test_the_operator_takes_the_kernels() -> None:
+    inputs = film(1)
+    assert_same(prune(*inputs), torch.ops.fastvid.prune_triton(*inputs))
+
+
+@pytest.mark.parametrize("given_features", [True, False], ids=["features", "mean features"])
+def test_repeats_give_the_same_bits(given_features: bool) -> None:
+    tokens, attn, features = film(2, "one static shot")
+    first = prune(tokens, attn, features if given_features else None)
+    for _ in range(REPEATS):
+        assert_same(prune(tokens, attn, features if given_features else None), first)
+
+
+def test_a_video_alone_or_in_company_gives_the_same_bits() -> None:
+    videos = [film(seed, preset) for seed, preset in enumerate(PRESETS)]
+    cu_frames = torch.arange(len(videos) + 1, dtype=torch.int32, device=DEVICE) * 32
+    tokens, indices = prune(*(torch.cat(parts) for parts in zip(*videos, strict=True)), cu_frames)
+    for number, one in enumerate(videos):
+        alone = prune(*one)
+        rows = slice(number * len(alone[1]), (number + 1) * len(alone[1]))
+        assert_same((tokens[rows], indices[rows] - number * 32 * 196), alone)
+
+
+@pytest.mark.parametrize("given_features", [True, False], ids=["features", "mean features"])
+@pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "one video"])
+def test_the_host_never_waits(given_features: bool, ragged: bool) -> None:
+    tokens, attn, features = film(3)
+    inputs = (tokens, attn, features if given_features else None)
+    cu_frames = torch.tensor([0, 8, 32], dtype=torch.int32, device=DEVICE) if ragged else None
+    expected = prune(*inputs, cu_frames)
+    with no_synchronisation():
+        pruned = prune(*inputs, cu_frames)
+    assert_same(pruned, expected)
+
+
+def test_a_wait_is_noticed() -> None:
+    with no_synchronisation(), pytest.raises(RuntimeError, match="synchroniz"):
+        torch.ones(1, device=DEVICE).item()
+
+
+def test_a_call_is_eight_kernels_on_the_device() -> None:
+    inputs = film(4)
+    prune(*inputs)
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        prune(*inputs)
+        torch.cuda.synchronize()
+    on_device = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    assert len(on_device) == 8, on_device
+
+
+@pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "one video"])
+def test_a_graph_replays_on_new_inputs(ragged: bool) -> None:
+    kinds = ["many cuts", "few cuts", "one static shot"]
+    videos = [film(seed, preset) for seed, preset in enumerate(kinds)]
+    bounds = [[0, 8, 32], [0, 31, 32], [0, 16, 32]]
+    inputs = [
+        (*one, torch.tensor(bound, dtype=torch.int32, device=DEVICE) if ragged else None)
+        for one, bound in zip(videos, bounds, strict=True)
+    ]
+    expected = [prune(*one) for one in inputs]
+    held = [None if one is None else one.clone() for one in inputs[0]]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = prune(*held)
+    for chosen in (1, 2, 0, 2, 1):
+        for buffer, value in zip(held, inputs[chosen], strict=True):
+            if buffer is not None:
+                buffer.copy_(value)
+        for result in replayed:
+            result.view(torch.uint8).fill_(0xFF)
+        graph.replay()
+        assert_same(replayed, expected[chosen])
+
+
+def test_any_stream() -> None:
+    """The work is queued on the caller's stream: it sees inputs that this stream is still about to write."""
+    inputs = film(5)
+    expected = prune(*inputs)
+    stream = torch.cuda.Stream()
+    late = [torch.zeros_like(one) for one in inputs]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        for buffer, value in zip(late, inputs, strict=True):
+            buffer.copy_(value)
+        pruned = prune(*late)
+    torch.cuda.current_stream().wait_stream(stream)
+    assert_same(pruned, expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_device_that_is_not_current() -> None:
+    inputs = film(6)
+    expected = prune(*inputs)
+    pruned = prune(*(one.to("cuda:1") for one in inputs))
+    assert_same((pruned[0].to(DEVICE), pruned[1].to(DEVICE)), expected)
+
+
+def test_fullgraph_compilation_gives_the_same_bits() -> None:
+    def around(tokens: Tensor, attn: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        kept, indices = prune(tokens * 2, attn, features)
+        return kept * 0.5, indices + 1
+
+    inputs = film(7)
+    compiled = torch.compile(around, fullgraph=True)
+    assert_same(compiled(*inputs), around(*inputs))
+
+
+def test_a_dense_batch_equals_its_videos() -> None:
+    videos = [film(seed) for seed in (8, 9)]
+    together = fastvid_kernels.prune(*(torch.stack(parts) for parts in zip(*videos, strict=True)), backend="triton")
+    for number, one in enumerate(videos):
+        assert_same((together.tokens[number], together.indices[number]), prune(*one))

@@ -1,0 +1,180 @@
+"""What the kernels decided, read back from the scratch of a call, and judged stage by stage against the oracle.
+
+As in `tests.stages`, each stage is judged on the previous one's own output. The eager backend computes s and score in
+float64, the kernels in float32, so here the peaks have steps of their own: s from the call's distances, scores from
+its s and distances, both within a few roundings, and then the anchors exactly from its scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+import reference
+from fastvid_kernels import AnchorFrame, Explanation, PruneConfig
+from fastvid_kernels.kernels import pipeline
+from fastvid_kernels.kernels.launch import Call, plan_shapes
+from tests.stages import assert_same_bits, check_assignment, check_distances, check_merged_rows, check_plan
+
+POISON = 0xFF
+"""The byte that scratch and outputs are filled with: every float is NaN, every integer -1."""
+ROUNDING = 2.0**-24
+"""Relative error of one float32 operation."""
+LOG_ERROR = 2.0**-21
+"""Absolute error of a float32 logarithm near 1, where hardware approximates it to that."""
+_LOWEST_KEY = -(2**31)
+
+
+def run_kernels(
+    tokens: Tensor,
+    attn: Tensor,
+    frame_features: Tensor | None = None,
+    cu_frames: Tensor | None = None,
+    *,
+    poison: int = POISON,
+    frames_per_chunk: int | None = None,
+    **hyperparameters: Any,
+) -> Call:
+    """A finished call whose scratch and outputs were poisoned first, with its own number of frames a chunk if given."""
+
+    def chosen_shapes(*args: Any) -> Any:
+        shapes = plan_shapes(*args)
+        return shapes if frames_per_chunk is None else replace(shapes, frames_per_chunk=frames_per_chunk)
+
+    with mock.patch.object(pipeline, "plan_shapes", chosen_shapes):
+        call = pipeline.prepare(tokens, attn, frame_features, cu_frames, PruneConfig(**hyperparameters))
+    for memory in (call.workspace._bytes, call.output, call.indices):
+        memory.view(-1).view(torch.uint8).fill_(poison)
+    pipeline.launch(call)
+    return call
+
+
+def explanation_of(call: Call) -> Explanation:
+    """Why a finished call kept what it kept."""
+    n = call.shapes.tokens_per_frame
+    state = call.workspace["state"][:, :n].flatten()
+    anchors = (state > 0).nonzero().flatten()
+    segments = torch.stack([call.workspace["segment_start"], call.workspace["segment_end"]], dim=1).long()
+    frames = (anchors // n).unique().tolist()
+    return Explanation(
+        tokens=call.output,
+        indices=call.indices,
+        segments=segments.unique(dim=0),
+        salient=(state == -1).nonzero().flatten(),
+        anchors=anchors,
+        anchor_frames=tuple(_anchor_frame(call, frame, anchors[anchors // n == frame]) for frame in frames),
+    )
+
+
+def _anchor_frame(call: Call, frame: int, anchors: Tensor) -> AnchorFrame:
+    n = call.shapes.tokens_per_frame
+    start, end = (int(call.workspace[name][frame]) for name in ("segment_start", "segment_end"))
+    ordinal = (end - 1 - frame) // call.config.anchor_interval
+    nearest = call.workspace["nearest"][start:end, ordinal, :n].flatten().long()
+    joined = (nearest >= 0).nonzero().flatten()
+    # Other kernels read the same facts in another form.
+    slots = torch.arange(len(anchors))
+    assert torch.equal(call.workspace["state"][:, :n].flatten()[anchors].long(), slots + 1)
+    assert torch.equal(call.workspace["anchor"][frame, slots].long(), anchors - frame * n)
+    counts = torch.bincount(nearest[joined], minlength=len(anchors))
+    assert torch.equal(call.workspace["count"][frame, slots].long(), counts)
+    return AnchorFrame(frame=frame, anchors=anchors, joined=joined + start * n, joined_anchor=anchors[nearest[joined]])
+
+
+def own_distances(call: Call, frame: int) -> Tensor:
+    """Squared distances `[N, N]` float32 of an anchor frame, to the bit as the kernels derive them.
+
+    The Gram matrices of the last chunk alone are still there.
+    """
+    shapes = call.shapes
+    first_frame = (shapes.frames - 1) // shapes.frames_per_chunk * shapes.frames_per_chunk
+    assert frame >= first_frame
+    n = shapes.tokens_per_frame
+    gram = torch.zeros(n, n)
+    for split in call.workspace["gram"][frame - first_frame, :, :n, :n]:
+        gram = gram + split
+    norms = gram.diagonal()
+    distances = norms[:, None] + norms[None, :] - 2 * gram
+    return torch.where(distances.isnan(), torch.inf, distances.clamp(min=0))
+
+
+def decode_keys(keys: Tensor) -> Tensor:
+    """The float32 values behind int32 keys that order alike; NaN behind the lowest."""
+    values = torch.where(keys < 0, keys ^ 0x7FFFFFFF, keys).view(torch.float32)
+    return torch.where(keys == _LOWEST_KEY, torch.nan, values)
+
+
+def check_s(s: Tensor, distances: Tensor, dim: int, num_neighbors: int) -> None:
+    """`s [M]` from the candidates' own squared distances `[M, M]`: a sum of k terms, and one division."""
+    exact = reference.mean_squared_neighbour_distance(distances.double(), num_neighbors, dim)
+    operations = min(num_neighbors, len(s)) + 1
+    torch.testing.assert_close(s.double(), exact, rtol=operations * ROUNDING, atol=2.0**-149)
+
+
+def check_scores(scores: Tensor, s: Tensor, distances: Tensor, dim: int) -> None:
+    """`scores [M]` from the candidates' own s `[M]` and squared distances `[M, M]`.
+
+    The densest candidate is left out of the comparison: its score is only ever the largest (`delta_kernel` says why).
+    """
+    delta = reference.squared_delta(distances.double(), s.double())
+    densest = reference.density_order(s.double())[0]
+    half_log = 0.5 * (delta.float() / dim).double().log()
+    exact = half_log - s.double()
+    exact = torch.where(exact.isnan(), -torch.inf, exact)
+    assert not scores.isnan().any()
+    assert scores[densest] == (-torch.inf if s[densest].isinf() else torch.inf)
+    others = torch.arange(len(s)) != densest
+    infinite = exact.isinf() & others
+    assert torch.equal(scores[infinite].double(), exact[infinite])
+    finite = exact.isfinite() & others
+    bound = LOG_ERROR + 4 * ROUNDING * (half_log.abs() + s.double())
+    assert ((scores.double() - exact).abs() <= bound)[finite].all()
+
+
+def check_peaks(call: Call, record: AnchorFrame, candidates: Tensor) -> None:
+    """Density, score and anchors of a frame, each from what the kernels computed before it."""
+    n, dim = call.shapes.tokens_per_frame, call.shapes.channels
+    distances = own_distances(call, record.frame)[candidates][:, candidates]
+    s = call.workspace["s"][record.frame, candidates]
+    check_s(s, distances, dim, call.config.num_neighbors)
+    keys = call.workspace["key"][record.frame, :n]
+    check_scores(decode_keys(keys[candidates]), s, distances, dim)
+    check_selection(call, record, candidates)
+
+
+def check_selection(call: Call, record: AnchorFrame, candidates: Tensor) -> None:
+    """Anchors are the first candidates by key, ties by index."""
+    n = call.shapes.tokens_per_frame
+    keys = call.workspace["key"][record.frame, :n]
+    peaks = candidates[reference.density_peaks(keys[candidates].double(), len(record.anchors))]
+    assert torch.equal(record.anchors - record.frame * n, peaks)
+
+
+def check_call(call: Call, cu_frames: Tensor | None = None) -> Explanation:
+    """All stages of a finished call, of finite tokens and in one chunk, against the oracle.
+
+    `cu_frames` says where the videos lie, if not as the call itself was told.
+    """
+    tokens, config, n = call.tokens, call.config, call.shapes.tokens_per_frame
+    explanation = explanation_of(call)
+    cu_frames = call.cu_frames if cu_frames is None else cu_frames
+    oracle = reference.prune(tokens, call.attn, call.frame_features, cu_frames, **vars(config))
+    check_plan(explanation, oracle)
+    row_of = {index: row for row, index in enumerate(explanation.indices.tolist())}
+    salient = explanation.salient.tolist()
+    for ours, exact in zip(explanation.anchor_frames, oracle.anchor_frames, strict=True):
+        distances = own_distances(call, ours.frame)
+        check_distances(distances, exact.candidates, exact.squared_distances, tokens[ours.frame])
+        check_peaks(call, ours, exact.candidates)
+        pool = reference.pool_of_anchor_frame(oracle.segments[exact.segment], n, salient, ours.anchors.tolist())
+        check_assignment(ours, tokens, torch.tensor(pool, dtype=torch.int64))
+        rows = explanation.tokens[[row_of[index] for index in ours.anchors.tolist()]]
+        check_merged_rows(ours, tokens, rows, config.beta)
+    salient_rows = [row_of[index] for index in salient]
+    assert_same_bits(explanation.tokens[salient_rows], tokens.flatten(0, 1)[explanation.salient])
+    assert torch.equal(explanation.indices, torch.cat([explanation.salient, explanation.anchors]).sort().values)
+    return explanation

@@ -1,0 +1,188 @@
+"""The Triton backend, in the interpreter: whatever the bits, and whatever lay in memory, in scratch or beside it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor
+
+import reference
+from fastvid_kernels.kernels.launch import Call
+from tests.eager.test_any_input import any_call, check_any_input
+from tests.eager.test_parity import video
+from tests.kernels.explained import check_call, check_selection, explanation_of, own_distances, run_kernels
+from tests.stages import assert_same_bits, check_merged_rows
+
+pytestmark = pytest.mark.interpreter
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+ONE_SEGMENT = {"min_segments": 1, "tau": -1.5}
+
+
+def assert_same_result(call: Call, other: Call) -> None:
+    assert torch.equal(call.indices, other.indices)
+    assert_same_bits(call.output, other.output)
+
+
+def check_hostile_call(tokens: Tensor, attn: Tensor, features: Tensor | None, hyperparameters: dict[str, Any]) -> None:
+    """What holds of any bits: the plan and salient tokens as the oracle's, a total order of scores, no NaN astray."""
+    call = run_kernels(tokens, attn, features, **hyperparameters)
+    explanation = explanation_of(call)
+    kept = reference.tokens_per_frame(tokens.shape[1], hyperparameters["retention_ratio"])
+    check_any_input(tokens, explanation, kept)
+    oracle = reference.prune(tokens, attn, features, **hyperparameters)
+    assert [tuple(segment) for segment in explanation.segments.tolist()] == oracle.segments
+    assert torch.equal(explanation.salient, oracle.salient)
+    for ours, exact in zip(explanation.anchor_frames, oracle.anchor_frames, strict=True):
+        assert len(ours.anchors) == len(exact.anchors)
+        check_selection(call, ours, exact.candidates)
+        barred = torch.isin(ours.joined, torch.cat([explanation.salient, ours.anchors]))
+        first, end = oracle.segments[exact.segment]
+        assert not barred.any()
+        n = tokens.shape[1]
+        in_segment = explanation.salient[(explanation.salient >= first * n) & (explanation.salient < end * n)]
+        assert len(ours.joined) == (end - first) * n - len(in_segment) - len(ours.anchors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_raw_bit_patterns(dtype: torch.dtype) -> None:
+    @settings(max_examples=40, deadline=None, database=None, derandomize=True)
+    @given(any_call(dtype))
+    def check(call: tuple[Tensor, Tensor, Tensor | None, dict[str, Any]]) -> None:
+        check_hostile_call(*call)
+
+    check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_many_raw_bit_patterns(dtype: torch.dtype) -> None:
+    @settings(max_examples=500, deadline=None, database=None)
+    @given(any_call(dtype))
+    def check(call: tuple[Tensor, Tensor, Tensor | None, dict[str, Any]]) -> None:
+        check_hostile_call(*call)
+
+    check()
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), float("-inf"), 3e38, 1e-45])
+def test_constant_videos(value: float) -> None:
+    tokens, attn = torch.full((5, 12, 7), value), torch.full((5, 12), value)
+    check_hostile_call(tokens, attn, None, {"retention_ratio": 0.5})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("beta", [0.0, 0.6])
+def test_finite_tokens_have_a_finite_mean_even_at_the_largest_number(dtype: torch.dtype, beta: float) -> None:
+    """Sums of float32 and bfloat16 overflow, and are made again one by one with room."""
+    tokens, attn, _ = video(6, 10, 4, dtype, seed=15)
+    tokens = tokens.sign() * torch.finfo(dtype).max
+    call = run_kernels(tokens, attn, retention_ratio=0.2, dtm_ratio=1.0, beta=beta, **ONE_SEGMENT)
+    assert call.output.isfinite().all()
+    explanation = explanation_of(call)
+    for record in explanation.anchor_frames:
+        rows = call.output[torch.isin(call.indices, record.anchors)]
+        check_merged_rows(record, tokens, rows, beta)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.6])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_nan_spoils_one_row_in_each_anchor_frame(dtype: torch.dtype, beta: float) -> None:
+    tokens, attn, _ = video(8, 60, 70, dtype, seed=16)
+    clean = tokens.clone()
+    tokens[5, 7, 2] = float("nan")
+    attn[5, 7] = 0.0
+    hyperparameters = {"retention_ratio": 0.35, "dtm_ratio": 0.43, "beta": beta, **ONE_SEGMENT}
+    call = run_kernels(tokens, attn, torch.ones(8, 3), **hyperparameters)
+    explanation = explanation_of(call)
+    assert [record.frame for record in explanation.anchor_frames] == [3, 7]
+    assert [len(record.anchors) for record in explanation.anchor_frames] == [36, 36]
+    spoilt = []
+    for record in explanation.anchor_frames:
+        spoilt.append(record.joined_anchor[record.joined == 307].item())
+        rows = call.output[torch.isin(call.indices, record.anchors)]
+        check_merged_rows(record, tokens, rows, beta)
+    assert call.indices[call.output.isnan().any(1)].tolist() == spoilt
+    # The other tokens fare as they do without it.
+    assert torch.equal(call.indices, run_kernels(clean, attn, torch.ones(8, 3), **hyperparameters).indices)
+
+
+def test_not_even_nan_reaches_an_anchor_when_beta_is_one() -> None:
+    tokens, _, _ = video(6, 12, 4, torch.float32, seed=4)
+    tokens[:, 5] = float("nan")
+    call = run_kernels(tokens, torch.zeros(6, 12), retention_ratio=0.25, dtm_ratio=1.0, beta=1.0)
+    assert_same_bits(call.output, tokens.flatten(0, 1)[call.indices])
+
+
+@pytest.mark.parametrize("poison", [0x00, 0x01, 0x7F])
+def test_what_memory_held_before_does_not_matter(poison: int) -> None:
+    tokens, attn, features = video(9, 21, 16, torch.bfloat16, seed=17)
+    for hyperparameters in ({}, {"dtm_ratio": 0.0}, {"dtm_ratio": 1.0, "beta": 1.0}):
+        expected = run_kernels(tokens, attn, features, retention_ratio=0.3, **hyperparameters)
+        assert_same_result(
+            run_kernels(tokens, attn, features, retention_ratio=0.3, poison=poison, **hyperparameters), expected
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_repeats_give_the_same_bits(dtype: torch.dtype) -> None:
+    tokens, attn, features = video(8, 50, 64, dtype, seed=9)
+    first = run_kernels(tokens, attn, features, retention_ratio=0.2)
+    assert_same_result(run_kernels(tokens, attn, features, retention_ratio=0.2), first)
+
+
+@pytest.mark.parametrize("given_features", [True, False], ids=["features", "mean features"])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2), (2, 0)])
+def test_a_video_alone_or_in_company_gives_the_same_bits(order: tuple[int, ...], given_features: bool) -> None:
+    tokens, attn, features = video(19, 30, 40, torch.float32, seed=6)
+    spans = list(pairwise([0, 7, 8, 11, 19]))
+    hyperparameters = {"retention_ratio": 0.4, "min_segments": 3}
+
+    def arguments(frames: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        return tokens[frames], attn[frames], features[frames] if given_features else None
+
+    alone = [run_kernels(*arguments(torch.arange(*span)), **hyperparameters) for span in spans]
+    frames = torch.cat([torch.arange(*spans[video]) for video in order])
+    starts = torch.tensor([0] + [spans[video][1] - spans[video][0] for video in order]).cumsum(0)
+    together = run_kernels(*arguments(frames), starts.int(), **hyperparameters)
+    offsets = starts[:-1].tolist()
+    indices = [alone[video].indices + 30 * offset for video, offset in zip(order, offsets, strict=True)]
+    assert torch.equal(together.indices, torch.cat(indices))
+    assert_same_bits(together.output, torch.cat([alone[video].output for video in order]))
+
+
+@pytest.mark.parametrize("frames_per_chunk", [1, 2, 4])
+def test_chunks_change_nothing(frames_per_chunk: int) -> None:
+    tokens, attn, features = video(5, 20, 24, torch.float16, seed=18)
+    hyperparameters = {"retention_ratio": 0.3, "anchor_interval": 2, "min_segments": 2, "tau": -1.5}
+    whole = run_kernels(tokens, attn, features, **hyperparameters)
+    chunked = run_kernels(tokens, attn, features, frames_per_chunk=frames_per_chunk, **hyperparameters)
+    assert_same_result(chunked, whole)
+
+
+def test_more_than_256_tokens_go_in_chunks() -> None:
+    """Here in chunks of one frame: their Gram matrix is larger than their tokens."""
+    tokens, attn, features = video(3, 257, 16, torch.bfloat16, seed=19)
+    hyperparameters = {"retention_ratio": 0.1, "anchor_interval": 2, **ONE_SEGMENT}
+    chunked = run_kernels(tokens, attn, features, **hyperparameters)
+    assert chunked.shapes.frames_per_chunk == 1
+    whole = run_kernels(tokens, attn, features, frames_per_chunk=3, **hyperparameters)
+    check_call(whole)
+    assert_same_result(chunked, whole)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("tokens_per_frame", [7, 33, 70])
+def test_equal_tokens_are_at_distance_zero_whatever_the_size(tokens_per_frame: int, dtype: torch.dtype) -> None:
+    """In every tile of the Gram matrix, and with its channels split in two."""
+    embedding = torch.linspace(-1.7, 2.3, 1030).to(dtype)
+    tokens = embedding.expand(1, tokens_per_frame, 1030).clone()
+    tokens[:, 1] += 1.0
+    call = run_kernels(tokens, torch.zeros(1, tokens_per_frame), retention_ratio=0.3, dtm_ratio=1.0)
+    equal = torch.arange(tokens_per_frame) != 1
+    assert (own_distances(call, 0)[equal][:, equal] == 0).all()
+    assert call.indices[:2].tolist() == [0, 1]

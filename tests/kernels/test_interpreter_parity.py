@@ -1,0 +1,190 @@
+"""The Triton backend, in the interpreter, against the published code and the float64 oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import reference
+from fastvid_kernels import prune
+from tests.eager.test_letterbox import DIM, letterboxed_film
+from tests.eager.test_parity import SHAPES, strided_views, video
+from tests.golden import GoldenCase, case_names, load_case
+from tests.kernels.explained import check_call, explanation_of, own_distances, run_kernels
+from tests.stages import COSINE_MARGIN, assert_same_bits
+
+pytestmark = pytest.mark.interpreter
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+LARGEST_CASES = ("llava_video_r10", "onevision_r10")
+MEAN_FEATURES = [pytest.param(False, torch.float32, id="mean features-torch.float32")] + [
+    pytest.param(False, dtype, id=f"mean features-{dtype}", marks=pytest.mark.slow)
+    for dtype in (torch.bfloat16, torch.float16)
+]
+# Sizes that take several tiles: slots beyond a block, channels that fill no tile, tokens beyond one.
+LARGER_SHAPES: dict[str, tuple[int, int, int, dict[str, Any]]] = {
+    "two blocks of anchors": (5, 100, 150, {"retention_ratio": 0.5, "dtm_ratio": 0.9, "min_segments": 2, "tau": -1.5}),
+    "four blocks of anchors": (2, 200, 70, {"retention_ratio": 0.5, "dtm_ratio": 1.0, "anchor_interval": 1}),
+    "split channels": (3, 70, 1030, {"retention_ratio": 0.2, "min_segments": 1, "tau": -1.5}),
+    "more anchor frames than lanes": (
+        11,
+        20,
+        33,
+        {"retention_ratio": 0.3, "anchor_interval": 1, "min_segments": 1, "tau": -1.5},
+    ),
+    "more than 256 tokens": (3, 300, 24, {"retention_ratio": 0.15, "min_segments": 1, "tau": -1.5}),
+}
+
+
+def anchors_left_to_rounding(case: GoldenCase) -> Tensor:
+    """Flat indices of anchors that some token is as close to as to another, within what float32 cosines resolve."""
+    oracle = reference.prune(case.tokens, case.attn, case.frame_features, **case.hyperparameters)
+    flat = case.tokens.flatten(0, 1).double()
+    undecided = [torch.empty(0, dtype=torch.int64)]
+    for record in oracle.anchor_frames:
+        if len(record.anchors) > 1:
+            best = record.similarities.topk(2, dim=1)
+            margin = COSINE_MARGIN * flat[record.pool].norm(dim=1)
+            close = best.values[:, 0] - best.values[:, 1] <= margin
+            undecided.append(record.frame * case.tokens.shape[1] + record.anchors[best.indices[close]].flatten())
+    return torch.cat(undecided)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LARGEST_CASES else ()) for name in case_names()],
+)
+def test_kernels_reproduce_the_published_code(name: str) -> None:
+    case = load_case(name)
+    call = run_kernels(case.tokens, case.attn, case.frame_features, **case.hyperparameters)
+    assert torch.equal(call.indices, case.expected_indices)
+    left_open = torch.isin(case.expected_indices, anchors_left_to_rounding(case))
+    assert left_open.float().mean() < 0.03
+    torch.testing.assert_close(call.output[~left_open], case.expected_tokens[~left_open], rtol=0, atol=1e-5)
+    segments = explanation_of(call).segments
+    assert (segments[:, 1] - segments[:, 0]).tolist() == case.segment_lengths
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    ("given_features", "dtype"),
+    [pytest.param(True, dtype, id=f"features-{dtype}") for dtype in DTYPES] + MEAN_FEATURES,
+)
+def test_every_stage_matches_the_oracle(name: str, dtype: torch.dtype, given_features: bool) -> None:
+    frames, n, dim, hyperparameters = SHAPES[name]
+    tokens, attn, features = video(frames, n, dim, dtype, seed=len(name))
+    check_call(run_kernels(tokens, attn, features if given_features else None, **hyperparameters))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", LARGER_SHAPES)
+def test_every_stage_of_several_tiles_matches_the_oracle(name: str, dtype: torch.dtype) -> None:
+    frames, n, dim, hyperparameters = LARGER_SHAPES[name]
+    tokens, attn, features = video(frames, n, dim, dtype, seed=len(name))
+    check_call(run_kernels(tokens, attn, features, frames_per_chunk=frames, **hyperparameters))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_small_integers_match_index_for_index(seed: int) -> None:
+    """Their distances are exact in float32, ties included."""
+    generator = torch.Generator().manual_seed(seed)
+    frames, n, dim = (
+        int(torch.randint(low, high, (), generator=generator)) for low, high in ((1, 13), (2, 25), (1, 9))
+    )
+    hyperparameters = {
+        "retention_ratio": (0.5, 0.7, 1.0)[seed % 3],
+        "min_segments": (1, 3, 8)[seed // 3 % 3],
+        "tau": (-0.5, 0.3, 0.9)[seed // 9 % 3],
+        "dtm_ratio": (0.4, 0.7, 1.0)[seed // 2 % 3],
+        "anchor_interval": (1, 2, 4)[seed // 4 % 3],
+        "num_neighbors": (1, 4, 30)[seed // 5 % 3],
+    }
+    tokens = torch.randint(-2, 3, (frames, n, dim), generator=generator).float()
+    attn = torch.randint(0, 4, (frames, n), generator=generator).float()
+    call = run_kernels(tokens, attn, **hyperparameters)
+    oracle = reference.prune(tokens, attn, **hyperparameters)
+    assert torch.equal(call.indices, oracle.indices)
+    for exact in oracle.anchor_frames:
+        distances = own_distances(call, exact.frame)[exact.candidates][:, exact.candidates]
+        assert torch.equal(distances.double(), exact.squared_distances)
+    check_call(call)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ragged_batch_matches_the_oracle(dtype: torch.dtype) -> None:
+    tokens, attn, features = video(23, 20, 16, dtype, seed=5)
+    cu_frames = torch.tensor([0, 1, 9, 10, 23], dtype=torch.int32)
+    check_call(run_kernels(tokens, attn, features, cu_frames, retention_ratio=0.3, min_segments=3))
+
+
+@pytest.mark.parametrize(
+    ("hostile", "videos"),
+    [
+        ([3, 5], [0, 12]),
+        ([0, 7, 4, 12], [0, 7, 12]),
+        ([0, -5, 3, 3, 2, 9, 100, 7], [0, 3, 9, 12]),
+        ([2**31 - 1, -(2**31), 2**31 - 1, 0], [0, 12]),
+        ([-1, 12, 12, 12], [0, 12]),
+        ([5, 0, 6, 0], [0, 5, 6, 12]),
+    ],
+)
+def test_hostile_cu_frames_are_clamped(hostile: list[int], videos: list[int]) -> None:
+    """On a GPU nobody can look at them first; the kernels read them as bounds that never fall, from 0 to F."""
+    tokens, attn, features = video(12, 10, 8, torch.float32, seed=12)
+    cu_frames = torch.tensor(hostile, dtype=torch.int32)
+    call = run_kernels(tokens, attn, features, cu_frames, retention_ratio=0.4, min_segments=2)
+    check_call(call, cu_frames=torch.tensor(videos, dtype=torch.int32))
+    assert call.indices[0] >= 0
+    assert call.indices[-1] < 120
+    assert (call.indices.diff() > 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bar", ["zero", "an embedding"])
+def test_black_tokens_do_not_fill_the_anchors(bar: str, dtype: torch.dtype) -> None:
+    embedding = torch.zeros(DIM) if bar == "zero" else torch.linspace(-1.7, 2.3, DIM)
+    tokens, attn, black = letterboxed_film(6, embedding, dtype, seed=1)
+    call = run_kernels(tokens, attn, retention_ratio=0.15, min_segments=2)
+    for frame in check_call(call).anchor_frames:
+        anchors = frame.anchors - frame.frame * len(black)
+        assert anchors[black[anchors]].tolist() == [0], "the first of equal tokens stands for all"
+
+
+@pytest.mark.parametrize("layout", strided_views(torch.zeros(1, 1, 1)))
+def test_strides_do_not_matter(layout: str) -> None:
+    tokens, attn, features = video(7, 19, 15, torch.float32, seed=8)
+    view = strided_views(tokens)[layout]
+    attn_view = torch.stack([attn, attn], dim=-1)[..., 0]
+    for given in (features, None):
+        feature_view = None if given is None else given.T.contiguous().T
+        contiguous = run_kernels(view.contiguous(), attn, given, retention_ratio=0.3)
+        strided = run_kernels(view, attn_view, feature_view, retention_ratio=0.3)
+        check_call(strided)
+        assert torch.equal(strided.indices, contiguous.indices)
+        assert_same_bits(strided.output, contiguous.output)
+
+
+def test_keeping_everything_returns_the_input() -> None:
+    tokens, attn, features = video(9, 20, 16, torch.float16, seed=10)
+    call = run_kernels(tokens, attn, features, retention_ratio=1.0)
+    assert torch.equal(call.indices, torch.arange(180))
+    assert_same_bits(call.output, tokens.flatten(0, 1))
+
+
+def test_public_function_runs_the_kernels() -> None:
+    tokens, attn, features = video(8, 20, 16, torch.float32, seed=13)
+    call = run_kernels(tokens, attn, features, retention_ratio=0.3)
+    pruned = prune(tokens, attn, features, retention_ratio=0.3, backend="triton")
+    assert torch.equal(pruned.indices, call.indices)
+    assert_same_bits(pruned.tokens, call.output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given_features", [True, False], ids=["features", "mean features"])
+def test_full_size(given_features: bool) -> None:
+    tokens, attn, features = video(6, 196, 3584, torch.bfloat16, seed=14)
+    chosen = features if given_features else None
+    check_call(run_kernels(tokens, attn, chosen, retention_ratio=0.1, min_segments=2, tau=-1.5))
