@@ -11,7 +11,8 @@ from fastvid_kernels.kernels.launch import Call, next_power_of_2
 
 # A transition is packed as (quantised cosine + offset) << bits | position, so that one order compares both.
 POSITION_BITS = tl.constexpr(20)
-COSINE_OFFSET = 1 << 41
+# The offset leaves 0 to what is not finite: below every cosine, and below every tau, clamped to -2 or not.
+COSINE_OFFSET = (1 << 41) + 1
 _OFFSET = tl.constexpr(COSINE_OFFSET)
 MAX_FRAMES = 1 << 20
 _LARGEST = tl.constexpr((1 << 63) - 1)

@@ -61,12 +61,19 @@ def test_raw_bit_patterns(dtype: torch.dtype) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_many_raw_bit_patterns(dtype: torch.dtype) -> None:
-    @settings(max_examples=500, deadline=None, database=None)
+    @settings(max_examples=500, deadline=None, database=None, derandomize=True)
     @given(any_call(dtype))
     def check(call: tuple[Tensor, Tensor, Tensor | None, dict[str, Any]]) -> None:
         check_hostile_call(*call)
 
     check()
+
+
+@pytest.mark.parametrize("tau", [-2.0, -1e308])
+def test_a_transition_that_is_not_finite_is_below_every_tau(tau: float) -> None:
+    features = torch.tensor([[1.0], [float("inf")], [1.0], [1.0]])
+    call = run_kernels(torch.rand(4, 6, 3), torch.rand(4, 6), features, retention_ratio=0.5, min_segments=1, tau=tau)
+    assert explanation_of(call).segments.tolist() == [[0, 1], [1, 2], [2, 4]]
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), float("-inf"), 3e38, 1e-45])
