@@ -28,7 +28,7 @@ help:
 
 .venv-lowest/installed: pyproject.toml setup.py constraints-lowest.txt constraints.txt
 	$(PYTHON) -m venv .venv-lowest
-	grep -v -E '^(torch|triton)==' constraints.txt | cat - constraints-lowest.txt > .venv-lowest/constraints.txt
+	grep -v -E '^(torch|triton|transformers|huggingface_hub|tokenizers)==' constraints.txt | cat - constraints-lowest.txt > .venv-lowest/constraints.txt
 	$(LOWEST)/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable ".[test]"
 	touch $@
 
