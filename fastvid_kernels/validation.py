@@ -33,11 +33,7 @@ def check_inputs(
         raise ValueError(f"tokens must hold at least one frame, got shape {_shape(tokens)} (F = 0)")
     if _certainly(tokens_per_frame == 0) or _certainly(channels == 0):
         raise ValueError(f"tokens must have N >= 1 tokens of D >= 1 channels a frame, got shape {_shape(tokens)}")
-    if _certainly(config.kept_per_frame(tokens_per_frame) == 0):
-        raise ValueError(
-            f"retention_ratio must keep at least one of a frame's {tokens_per_frame} tokens, got "
-            f"{config.retention_ratio!r}, which keeps none: use {_least_ratio(tokens_per_frame)} or more"
-        )
+    check_keeps_some(tokens_per_frame, config)
     _check_tensor("attn", attn, "[F, N]", _FEATURE_DTYPES)
     if _certainly(attn.shape[0] != frames) or _certainly(attn.shape[1] != tokens_per_frame):
         raise ValueError(
@@ -57,6 +53,19 @@ def check_inputs(
         if _certainly(cu_frames.shape[0] < 2):
             raise ValueError(f"cu_frames must have B + 1 >= 2 entries, got {cu_frames.shape[0]}")
         _check_device("cu_frames", cu_frames, tokens)
+
+
+def check_keeps_some(tokens_per_frame: int, config: PruneConfig) -> None:
+    """Check that of a frame's tokens some would be kept.
+
+    Raises:
+        ValueError: K would be 0.
+    """
+    if _certainly(config.kept_per_frame(tokens_per_frame) == 0):
+        raise ValueError(
+            f"retention_ratio must keep at least one of a frame's {tokens_per_frame} tokens, got "
+            f"{config.retention_ratio!r}, which keeps none: use {_least_ratio(tokens_per_frame)} or more"
+        )
 
 
 def check_triton(tokens: Tensor) -> None:

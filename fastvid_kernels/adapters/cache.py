@@ -1,0 +1,146 @@
+"""A key-value cache that knows what was pruned before it was filled."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a cache's first entries stand for.
+
+    Attributes:
+        real: bool `[B, P]`, which of the first P entries hold a token; the others are padding.
+        position: int64 `[B, P]`, where each entry's token stood before pruning, counted in tokens.
+        length: tokens that these entries stand for, pruned ones included.
+        padded: whether any of the entries is padding, known without a look at `real`.
+    """
+
+    real: Tensor
+    position: Tensor
+    length: int
+    padded: bool
+
+    @property
+    def entries(self) -> int:
+        """P."""
+        return self.real.shape[1]
+
+    @property
+    def removed(self) -> int:
+        """How many entries the cache lacks."""
+        return self.length - self.entries
+
+    def without_last(self, count: int) -> Pruned:
+        """The same without the last `count` tokens, none of which may have been pruned.
+
+        Raises:
+            ValueError: some token among them was pruned, or would have to be.
+        """
+        kept = self.entries - count
+        expected = torch.arange(self.length - count, self.length, device=self.position.device)
+        if kept < 0 or not bool((self.position[:, kept:] == expected).all()):
+            raise ValueError(
+                f"a cache can be cropped only to where no pruned video token is cut off, got a crop of the last {count} "
+                f"of {self.length} tokens: start from an empty cache instead"
+            )
+        return Pruned(self.real[:, :kept], self.position[:, :kept], self.length - count, self.padded)
+
+    def of_rows(self, select: Callable[[Tensor], Tensor]) -> Pruned:
+        """The same for other rows of the batch."""
+        return replace(self, real=select(self.real), position=select(self.position))
+
+
+class PrunedCache:
+    """What a cache becomes that was filled with pruned tokens; mixed into the class that it had.
+
+    To its owner it is as long as the tokens it stands for, so that what is counted in tokens (the rest of a prompt,
+    the next position) stays right; while the decoder runs, it is as long as its entries.
+    """
+
+    pruned: Pruned | None
+    counts_entries: bool = False
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class has no name that a pickle could find.
+        return _restore, (type(self).__mro__[2], self.__dict__)
+
+    def get_seq_length(self, *args: Any, **kwargs: Any) -> Any:
+        """Tokens seen, pruned ones included, or entries while the decoder runs."""
+        entries = super().get_seq_length(*args, **kwargs)  # type: ignore[misc]
+        return entries if self.pruned is None or self.counts_entries else entries + self.pruned.removed
+
+    def crop(self, length: int) -> None:
+        """Shorten the cache by `-length` tokens, or, as older versions have it, to `length` tokens.
+
+        Raises:
+            ValueError: that would cut off a pruned token.
+        """
+        if self.pruned is not None:
+            seen = int(self.get_seq_length())
+            left = seen + length if length <= 0 else min(seen, length)
+            if left < self.pruned.length:
+                self.pruned = self.pruned.without_last(self.pruned.length - left)
+            if length > 0:
+                length = left - self.pruned.removed
+        super().crop(length)  # type: ignore[misc]
+
+    def reset(self) -> None:
+        """Empty the cache."""
+        self.pruned = None
+        super().reset()  # type: ignore[misc]
+
+    def reorder_cache(self, beam_idx: Tensor) -> Any:
+        """Take other rows, as beam search does."""
+        self._take(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
+        return super().reorder_cache(beam_idx)  # type: ignore[misc]
+
+    def batch_select_indices(self, indices: Tensor) -> Any:
+        """Take some rows."""
+        self._take(lambda rows: rows[indices.to(rows.device)])
+        return super().batch_select_indices(indices)  # type: ignore[misc]
+
+    def batch_repeat_interleave(self, repeats: int) -> Any:
+        """Repeat every row."""
+        self._take(lambda rows: rows.repeat_interleave(repeats, dim=0))
+        return super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+
+    def _take(self, select: Callable[[Tensor], Tensor]) -> None:
+        if self.pruned is not None:
+            self.pruned = self.pruned.of_rows(select)
+
+
+def pruned_part(cache: Any) -> Pruned | None:
+    """What of a cache was pruned; None for a cache that knows of nothing, or no cache."""
+    return cache.pruned if isinstance(cache, PrunedCache) else None
+
+
+def remember(cache: Any, pruned: Pruned) -> None:
+    """Make a cache know what its entries stand for, in place."""
+    if not isinstance(cache, PrunedCache):
+        cache.__class__ = _pruned_class(type(cache))
+    cache.pruned = pruned
+
+
+def set_counting_entries(cache: Any, value: bool) -> None:
+    """Let a cache that knows of pruning be as long as its entries, or as long as what they stand for."""
+    if isinstance(cache, PrunedCache):
+        cache.counts_entries = value
+
+
+@functools.cache
+def _pruned_class(base: type) -> type:
+    return type(f"Pruned{base.__name__}", (PrunedCache, base), {})
+
+
+def _restore(base: type, state: dict[str, Any]) -> Any:
+    cache = base.__new__(base)
+    cache.__dict__.update(state)
+    cache.__class__ = _pruned_class(base)
+    return cache

@@ -1,0 +1,214 @@
+"""A decoder that leaves out the dropped tokens among its input embeddings.
+
+Three hooks on the language model, and nothing outside it. A dropped token is an embedding of nothing but -inf
+(`mark_dropped`): so the choice travels with the embeddings through whatever lies between vision tower and decoder.
+
+- Before the decoder: kept embeddings, their mask and their positions are gathered, rows of a batch padded on the left.
+  The decoder itself is told contiguous positions, since it reads gaps as the borders of packed sequences.
+- Before its rotary embedding: the positions that the kept tokens had.
+- After the decoder: hidden states go back to where their tokens were, zeros elsewhere, so that logits, labels and
+  `logits_to_keep` mean what they meant; and the cache learns what it holds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fastvid_kernels.adapters.cache import Pruned, pruned_part, remember, set_counting_entries
+
+_POSITIONAL = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds")
+
+
+def mark_dropped(tokens: Tensor, kept: Tensor, indices: Tensor) -> Tensor:
+    """All tokens of a video, the dropped ones marked.
+
+    Args:
+        tokens: `[F, N, D]`, the video's tokens.
+        kept: `[F * K, D]`, those that `prune` left.
+        indices: int64 `[F * K]`, their flat indices.
+
+    Returns:
+        `[F, N, D]`: kept tokens in their places, -inf everywhere else.
+    """
+    return torch.full_like(tokens, -math.inf).flatten(0, 1).index_copy(0, indices, kept).view(tokens.shape)
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """Which tokens of a call the decoder sees.
+
+    Attributes:
+        source: int64 `[B, S]`, their places among the call's tokens; the first of a row may be padding.
+        real: bool `[B, S]`, which of them are not.
+        padded: whether any is padding.
+        length: tokens of the call, dropped ones included.
+    """
+
+    source: Tensor
+    real: Tensor
+    padded: bool
+    length: int
+
+
+class PrunedDecoder:
+    """The hooks of one language model, and what they tell each other during a call."""
+
+    def __init__(self, language_model: nn.Module) -> None:
+        self._language_model = language_model
+        self._positions: Tensor | None = None
+        self._gathered: _Gathered | None = None
+        self._cache_will_hold: Pruned | None = None
+
+    def attach(self) -> list[RemovableHandle]:
+        """Put the hooks in place."""
+        rotary_embedding = self._language_model.get_submodule("rotary_emb")
+        return [
+            self._language_model.register_forward_pre_hook(self._before, with_kwargs=True),
+            self._language_model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+            rotary_embedding.register_forward_pre_hook(self._with_own_positions, with_kwargs=True),
+        ]
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._forget_call()
+        kwargs = kwargs | dict(zip(_POSITIONAL, args, strict=False))
+        mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        past = pruned_part(cache)
+        gathered = _find_dropped(kwargs.get("inputs_embeds"), mask)
+        if past is None and gathered is None:
+            return None
+        inputs = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+        batch, length = inputs.shape[:2]
+        seen = 0 if cache is None else cache.get_seq_length()
+        _check_mask(mask, seen, length)
+        mask = None if mask is None else mask.to(inputs.device, torch.bool)
+        set_counting_entries(cache, True)
+        entries = 0 if cache is None else cache.get_seq_length()
+
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            positions = (torch.arange(length, device=inputs.device) + seen)[None]
+        positions = positions.to(inputs.device).expand(batch, -1)
+        past_real = _past_real(past, mask, batch, entries, length)
+        own_real = None if mask is None else mask[:, -length:]
+        if gathered is not None:
+            source, real = gathered.source, gathered.real
+            embeds = inputs.gather(1, source[..., None].expand(-1, -1, inputs.shape[2]))
+            kwargs["inputs_embeds"] = embeds.masked_fill(~real[..., None], 0)
+            positions = positions.gather(1, source)
+            own_real = real if gathered.padded else None
+            self._gathered = gathered
+            self._cache_will_hold = _extended(past, past_real, gathered, int(seen))
+            length = source.shape[1]
+        kwargs["attention_mask"] = _joined(past_real, own_real, batch, entries, length)
+        kwargs["position_ids"] = (torch.arange(length, device=inputs.device) + entries)[None]
+        if kwargs.get("cache_position") is not None:
+            kwargs["cache_position"] = kwargs["position_ids"][0]
+        self._positions = positions
+        return (), kwargs
+
+    def _with_own_positions(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._positions is None:
+            return None
+        if "position_ids" in kwargs:
+            return args, kwargs | {"position_ids": self._positions}
+        return (args[0], self._positions, *args[2:]), kwargs
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        gathered, will_hold = self._gathered, self._cache_will_hold
+        set_counting_entries(kwargs.get("past_key_values"), False)
+        self._forget_call()
+        if gathered is None or will_hold is None or output is None:
+            return None
+        cache = kwargs.get("past_key_values")
+        cache = output.past_key_values if cache is None else cache
+        if cache is not None:
+            remember(cache, will_hold)
+        hidden = output.last_hidden_state
+        everywhere = hidden.new_zeros(hidden.shape[0], gathered.length, hidden.shape[2])
+        place = gathered.source.to(hidden.device)[..., None].expand_as(hidden)
+        hidden = hidden.masked_fill(~gathered.real.to(hidden.device)[..., None], 0)
+        output.last_hidden_state = everywhere.scatter(1, place, hidden)
+        return output
+
+    def _forget_call(self) -> None:
+        self._positions = self._gathered = self._cache_will_hold = None
+
+
+def _find_dropped(embeds: Tensor | None, mask: Any) -> _Gathered | None:
+    """The tokens that are left, if some are marked as dropped. One wait for the device; none for a single token."""
+    if embeds is None or embeds.shape[1] == 1:
+        return None
+    dropped = (embeds == -math.inf).all(-1)
+    keep = ~dropped
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        keep &= mask[:, -embeds.shape[1] :].to(keep.device, torch.bool)
+    left = keep.sum(1)
+    number_dropped, least, most = torch.stack([dropped.sum(), left.min(), left.max()]).tolist()
+    if number_dropped == 0:
+        return None
+    most = max(most, 1)
+    # A stable sort of what to keep: the kept tokens in order at the end, some others before them where a row has fewer.
+    source = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, -most:]
+    return _Gathered(source, keep.gather(1, source), least < most, embeds.shape[1])
+
+
+def _check_mask(mask: Any, seen: Any, length: int) -> None:
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
+        kind = f"{mask.dim()} dimensions" if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"attention_mask must be [B, tokens] or None where video tokens are pruned, got {kind}")
+    if isinstance(seen, int) and mask.shape[1] != seen + length:
+        raise ValueError(
+            f"attention_mask must cover the {seen} tokens seen before, pruned ones included, and the {length} of this "
+            f"call, got {mask.shape[1]} columns"
+        )
+
+
+def _past_real(past: Pruned | None, mask: Tensor | None, batch: int, entries: Any, length: int) -> Tensor | None:
+    """Which of the cache's entries hold a token: bool `[B, entries]`, None if all do."""
+    if past is None:
+        return None if mask is None or mask.shape[1] == length else mask[:, :-length]
+    if mask is not None:
+        return torch.cat([past.real, mask[:, past.length : -length]], dim=1)
+    if not past.padded:
+        return None
+    since = past.real.new_ones(batch, int(entries) - past.entries)
+    return torch.cat([past.real, since], dim=1)
+
+
+def _joined(past: Tensor | None, own: Tensor | None, batch: int, entries: Any, length: int) -> Tensor | None:
+    """The mask of all entries, None if all hold a token."""
+    if past is None and own is None:
+        return None
+    if past is None:
+        assert own is not None
+        past = own.new_ones(batch, int(entries))
+    if own is None:
+        own = past.new_ones(batch, length)
+    return torch.cat([past, own], dim=1)
+
+
+def _extended(past: Pruned | None, past_real: Tensor | None, gathered: _Gathered, seen: int) -> Pruned:
+    """What a cache of `seen` tokens holds after the call."""
+    source, real = gathered.source, gathered.real
+    batch, device = source.shape[0], source.device
+    removed = 0 if past is None else past.removed
+    position = torch.arange(0 if past is None else past.length, seen, device=device).expand(batch, -1)
+    if past is not None:
+        position = torch.cat([past.position, position], dim=1)
+    padded = gathered.padded or past_real is not None
+    if past_real is None:
+        past_real = real.new_ones(batch, seen - removed)
+    return Pruned(
+        real=torch.cat([past_real, real], dim=1),
+        position=torch.cat([position, source + seen], dim=1),
+        length=seen + gathered.length,
+        padded=padded,
+    )

@@ -1,0 +1,84 @@
+"""The handle that `apply_fastvid` returns, which undoes what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from fastvid_kernels.config import PruneConfig
+
+_ATTRIBUTE = "fastvid_handle"
+
+
+class FastVidHandle:
+    """A patched model; as a context manager it takes the patch off at the end, also after an exception.
+
+    The model refers to it as `model.fastvid_handle`.
+
+    Attributes:
+        model: the patched model.
+        config: the hyperparameters, checked.
+    """
+
+    def __init__(self, model: nn.Module, config: PruneConfig) -> None:
+        self.model = model
+        self.config = config
+        self._hooks: list[RemovableHandle] = []
+        self._attributes: list[tuple[nn.Module, str]] = []
+        self.set_attribute(model, _ATTRIBUTE, self)
+
+    @classmethod
+    @contextmanager
+    def undone_on_error(cls, model: nn.Module, config: PruneConfig) -> Iterator[FastVidHandle]:
+        """A handle to which a block adds what it changes; if the block fails, nothing stays changed."""
+        handle = cls(model, config)
+        try:
+            yield handle
+        except BaseException:
+            handle.remove()
+            raise
+
+    def add_hooks(self, hooks: list[RemovableHandle]) -> None:
+        """Take charge of some hooks."""
+        self._hooks += hooks
+
+    def set_attribute(self, owner: nn.Module, name: str, value: Any) -> None:
+        """Hide a class's attribute behind one of the instance."""
+        if name in owner.__dict__:
+            raise RuntimeError(
+                f"{type(owner).__name__}.{name} is set on the instance by someone else: undo that before apply_fastvid"
+            )
+        owner.__dict__[name] = value
+        self._attributes.append((owner, name))
+
+    def remove(self) -> None:
+        """Restore the model; a second call does nothing."""
+        for hook in self._hooks:
+            hook.remove()
+        for owner, name in self._attributes:
+            owner.__dict__.pop(name, None)
+        self._hooks, self._attributes = [], []
+
+    def __enter__(self) -> FastVidHandle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.remove()
+
+
+def check_not_patched(model: nn.Module) -> None:
+    """Raise if a model is patched already.
+
+    Raises:
+        RuntimeError: it is.
+    """
+    if _ATTRIBUTE in model.__dict__:
+        raise RuntimeError(
+            f"{type(model).__name__} is pruned by FastVID already: call model.{_ATTRIBUTE}.remove() before applying it "
+            "with other settings"
+        )

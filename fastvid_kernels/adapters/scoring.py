@@ -1,0 +1,58 @@
+"""What says how much each patch of a frame matters: a SigLIP head, or a substitute chosen by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, SiglipHead, load_siglip_head
+
+Scorer = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""From patches `[F, P, H]`: their attention `[F, P]`, and the frames' global features `[F, G]` if there are any."""
+
+
+def scorer(siglip: str | Path | SiglipHead, attention: str, hidden_size: int) -> Scorer:
+    """The scorer for patches of `hidden_size` channels.
+
+    Raises:
+        ValueError: no such attention, or the head is for patches of another size.
+        OSError: no SigLIP checkpoint could be read.
+    """
+    if attention != "siglip":
+        if attention not in ATTENTION_SUBSTITUTES:
+            known = ", ".join(repr(name) for name in ["siglip", *ATTENTION_SUBSTITUTES])
+            raise ValueError(f"attention must be one of {known}, got {attention!r}")
+        return SubstituteScorer(attention)
+    head = siglip if isinstance(siglip, SiglipHead) else load_siglip_head(siglip)
+    if head.hidden_size != hidden_size:
+        raise ValueError(
+            f"siglip must be the SigLIP that the model's vision tower was made from, with {hidden_size} channels, got "
+            f"one with {head.hidden_size}: give that checkpoint, or choose a substitute with attention=..., one of "
+            f"{', '.join(ATTENTION_SUBSTITUTES)}"
+        )
+    return HeadScorer(head)
+
+
+class HeadScorer:
+    """A SigLIP head, which goes where the patches are."""
+
+    def __init__(self, head: SiglipHead) -> None:
+        self._head = head
+
+    def __call__(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        if self._head.probe.device != patches.device or self._head.probe.dtype != patches.dtype:
+            self._head = self._head.to(patches.device, patches.dtype)
+        attention, features = self._head(patches)
+        return attention, features
+
+
+class SubstituteScorer:
+    """An attention substitute; a frame's global feature is then its mean token."""
+
+    def __init__(self, name: str) -> None:
+        self._substitute = ATTENTION_SUBSTITUTES[name]
+
+    def __call__(self, patches: Tensor) -> tuple[Tensor, None]:
+        return self._substitute(patches), None

@@ -1,0 +1,21 @@
+"""Which versions of transformers an adapter was tested with."""
+
+from __future__ import annotations
+
+from packaging.version import Version
+
+
+def check_transformers(oldest: str, too_new: str) -> None:
+    """Raise unless `oldest` <= the installed version < `too_new`.
+
+    Raises:
+        RuntimeError: another version is installed.
+    """
+    import transformers
+
+    version = Version(transformers.__version__)
+    if not Version(oldest) <= version < Version(too_new):
+        raise RuntimeError(
+            f"transformers must be at least {oldest} and below {too_new} for this model, got {transformers.__version__}: "
+            "other versions were not tested, and most differences would give wrong answers without an error"
+        )

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.adapters import tiny
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Any:
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="session")
+def siglip_directory(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A full SigLIP checkpoint whose head fits `tiny.llava_onevision()`."""
+    directory = tmp_path_factory.mktemp("siglip")
+    tiny.siglip().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def head() -> Any:
+    """The same head as a module of transformers."""
+    return tiny.siglip()
+
+
+@pytest.fixture(params=["sdpa", "eager"])
+def model(request: pytest.FixtureRequest) -> Any:
+    return tiny.llava_onevision(attention=request.param)
+
+
+@pytest.fixture
+def patched(model: Any, siglip_directory: Any) -> Any:
+    """`model`, pruning; the independent computation runs on a twin that never was patched."""
+    from fastvid_kernels.adapters import apply_fastvid
+
+    apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
+    return model
+
+
+@pytest.fixture
+def twin(model: Any) -> Any:
+    """An unpatched model of the same weights."""
+    return tiny.llava_onevision(attention=model.config._attn_implementation)
+
+
+Generate = Callable[..., Any]
