@@ -16,6 +16,6 @@ def check_transformers(oldest: str, too_new: str) -> None:
     version = Version(transformers.__version__)
     if not Version(oldest) <= version < Version(too_new):
         raise RuntimeError(
-            f"transformers must be at least {oldest} and below {too_new} for this model, got {transformers.__version__}: "
-            "other versions were not tested, and most differences would give wrong answers without an error"
+            f"transformers must be at least {oldest} and below {too_new} for this model, got {version}: other versions "
+            "were not tested, and what differs in them may give wrong answers without an error"
         )
