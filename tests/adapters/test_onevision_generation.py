@@ -74,6 +74,18 @@ def test_text_only_is_untouched(patched: Any, unpatched: Any, cache: str) -> Non
     assert torch.equal(torch.stack(ours.logits), torch.stack(theirs.logits))
 
 
+@pytest.mark.skipif(
+    not hasattr(tiny.transformers.generation.utils, "_slice_mm_encoder_output"),
+    reason="this version of transformers cannot split a prompt with a video into chunks",
+)
+@pytest.mark.parametrize("chunk", [7, 40])
+def test_prefill_in_chunks(patched: Any, twin: Any, head: Any, chunk: int) -> None:
+    """Of which some hold no survivor."""
+    prompt = video_prompt(3)
+    out = patched.generate(**inputs_of(prompt), **GREEDY, prefill_chunk_size=chunk)
+    check_generated(out, 0, prompt, twin, head)
+
+
 def beam_search(model: Any, head: Any, prompt: Prompt, beams: int, count: int) -> list[int]:
     """Plain beam search without an end token, by the independent computation."""
     hypotheses: list[tuple[float, list[int]]] = [(0.0, [])]
