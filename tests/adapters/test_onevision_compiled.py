@@ -1,4 +1,4 @@
-"""A pruned LLaVA-OneVision under `torch.compile`; what the compiler makes of it is not in question, so it makes nothing."""
+"""A pruned LLaVA-OneVision under `torch.compile`: what is traced, and what it answers; code generation is left out."""
 
 from __future__ import annotations
 
