@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # The interpreter is chosen when the kernels are first imported: its tests run in processes of their own.
 INTERPRET := TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help demo test test-slow test-lowest gpu lint bench-cpu clean
+.PHONY: help demo test test-slow test-lowest gpu lint bench bench-cpu clean
 
 help:
 	@echo "make demo         prune a real clip to 10 %, draw what was kept (fastvid_demo.png), let a model answer about it"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-lowest  the tests with the oldest supported versions (constraints-lowest.txt)"
 	@echo "make gpu          on a machine with CUDA, as it is: correctness, determinism, graph capture, one timing table"
 	@echo "make lint         ruff and mypy"
+	@echo "make bench        the operator beside what one would use otherwise, whole and by stage (.benchmarks/bench.txt)"
 	@echo "make bench-cpu    the eager backend beside the published forms, on this CPU"
 	@echo "make clean        remove the environments"
 
@@ -55,6 +56,12 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/installed
+	mkdir -p .benchmarks
+	OMP_NUM_THREADS=$$(nproc) $(BIN)/python -m pytest benchmarks/bench_prune.py benchmarks/bench_stages.py -q -o addopts= \
+		--benchmark-json=.benchmarks/raw.json --benchmark-save-data
+	$(BIN)/python -m benchmarks.bench_report .benchmarks/raw.json --output .benchmarks/bench
 
 bench-cpu: .venv/installed
 	OMP_NUM_THREADS=$$(nproc) $(BIN)/python -m benchmarks.compare_cpu --output benchmarks/results/cpu.json

@@ -129,17 +129,18 @@ class ArmResult:
 
 
 def reference_result(video: Video) -> tuple[Tensor, Tensor]:
-    """The published LLaVA-Video form of the same values in float32, without noise, to hold the arms against.
+    """The published LLaVA-Video form of the same values in float32, without noise, to hold the arms against."""
+    exact = without_accidents(video.attn, video.frame_features)
+    return llava_video_form(video.tokens.float(), *exact, noise=0, **HYPERPARAMETERS)
 
-    Two accidents of rounding are taken out of it, as SPEC sections 1 and 3 do: the features go in as float64,
-    which decides among near-equal cuts, and equal attention is told apart by an index term far below its
-    resolution.
+
+def without_accidents(attn: Tensor, frame_features: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention `[F, N]` and features `[F, G]` from which two accidents of rounding are taken, as SPEC does.
+
+    Features go in as float64, which decides among near-equal cuts (section 1), and equal attention is told apart by an
+    index term far below its resolution (section 3).
     """
-    tokens, attn, frame_features = video
-    lower_index_first = _TIE_BREAK * torch.arange(attn.shape[1])
-    return llava_video_form(
-        tokens.float(), attn.double() - lower_index_first, frame_features.double(), noise=0, **HYPERPARAMETERS
-    )
+    return attn.double() - _TIE_BREAK * torch.arange(attn.shape[1]), frame_features.double()
 
 
 def check(inputs: Sequence[Video], dtype: str) -> Agreements:

@@ -127,7 +127,7 @@ def _pool(salient: Tensor, kept: Tensor, frames: range, anchor_frames: list[int]
     """
     pool = salient[frames.start : frames.stop].logical_not().repeat(len(anchor_frames), 1, 1)
     for row, frame in enumerate(anchor_frames):
-        if frame in frames:
+        if frames.start <= frame < frames.stop:
             pool[row, frame - frames.start] = kept[frame].logical_not()
     return pool.flatten(1)
 

@@ -60,10 +60,10 @@ def prune(
     with torch.no_grad(), full_precision(tokens.device.type):
         if frame_features is None:
             frame_features = mean_frame_features(tokens)
-        plan = _plan(frame_features, video_starts, tokens.shape[1], config)
+        plan = plan_videos(frame_features, video_starts, tokens.shape[1], config)
         n_salient = torch.tensor([count for segment in plan for count in segment.n_salient], device=tokens.device)
         salient = salient_mask(attn, n_salient)
-        is_anchor = _density_peaks(tokens, salient, plan, config)
+        is_anchor = density_peaks(tokens, salient, plan, config)
         kept = salient | is_anchor
         indices = kept.flatten().nonzero().squeeze(1)
         output = tokens.flatten(0, 1).index_select(0, indices) if tokens.is_contiguous() else tokens[kept]
@@ -78,7 +78,7 @@ def prune(
         return output, indices
 
 
-def _plan(
+def plan_videos(
     frame_features: Tensor, video_starts: Sequence[int], tokens_per_frame: int, config: PruneConfig
 ) -> list[Segment]:
     """Segments and budgets of every video, in order."""
@@ -91,7 +91,7 @@ def _plan(
     return plan
 
 
-def _density_peaks(tokens: Tensor, salient: Tensor, plan: list[Segment], config: PruneConfig) -> Tensor:
+def density_peaks(tokens: Tensor, salient: Tensor, plan: list[Segment], config: PruneConfig) -> Tensor:
     """Which tokens are anchors, bool `[F, N]`: a few anchor frames at a time, to bound the memory."""
     budgets = [budget for segment in plan for budget in zip(segment.anchor_frames, segment.n_context, strict=True)]
     budgets = [(frame, count) for frame, count in budgets if count > 0]

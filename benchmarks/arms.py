@@ -1,0 +1,102 @@
+"""What is compared, each as a function of a call's inputs and hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+import fastvid_kernels
+import fastvid_kernels.eager
+from benchmarks.cases import Case, Inputs
+from benchmarks.compare_cpu import without_accidents
+from benchmarks.published import llava_video_form, onevision_form
+from fastvid_kernels.eager import merge, products
+
+Pruned = tuple[Tensor, Tensor]
+Arm = Callable[[Inputs], Pruned]
+
+KERNELS = "Triton, eager launch"
+GRAPH = "Triton, graph replay"
+EAGER = "eager backend"
+COMPILED = "eager backend, torch.compile"
+LLAVA_VIDEO_FORM = "published, LLaVA-Video form"
+ONEVISION_FORM = "published, OneVision form"
+
+
+def kernels(case: Case) -> Arm:
+    """The Triton backend, launched from Python."""
+    return lambda inputs: tuple(fastvid_kernels.prune(*inputs, config=case.config, backend="triton"))
+
+
+def eager(case: Case) -> Arm:
+    """The PyTorch backend."""
+    return lambda inputs: tuple(fastvid_kernels.prune(*inputs, config=case.config, backend="eager"))
+
+
+def compiled(case: Case) -> Arm:
+    """The PyTorch backend's function under `torch.compile`; its products go through oneDNN, which is left as it is."""
+    uncompiled = torch.compiler.disable(products.inner_products)
+    starts = [number * case.frames for number in range(case.videos + 1)]
+    function = torch.compile(fastvid_kernels.eager.prune)
+
+    def run(inputs: Inputs) -> Pruned:
+        with (
+            mock.patch.object(products, "inner_products", uncompiled),
+            mock.patch.object(merge, "inner_products", uncompiled),
+        ):
+            return function(*inputs[:3], starts, case.config)
+
+    return run
+
+
+def captured(case: Case, inputs: Inputs) -> Callable[[], Pruned]:
+    """Replays a CUDA graph of the kernels on these very inputs."""
+    run = kernels(case)
+    run(inputs)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run(inputs)
+
+    def replay() -> Pruned:
+        graph.replay()
+        return result
+
+    return replay
+
+
+def published_llava_video(case: Case) -> Arm:
+    """The published LLaVA-Video form; videos of a batch one after the other, as it must."""
+    return lambda inputs: _one_by_one(inputs, lambda video: llava_video_form(*video, **vars(case.config)))
+
+
+def published_onevision(case: Case) -> Arm:
+    """The published LLaVA-OneVision form; videos of a batch one after the other, as it must."""
+    return lambda inputs: _one_by_one(inputs, lambda video: onevision_form(*video, **vars(case.config)))
+
+
+def _one_by_one(inputs: Inputs, prune: Callable[[tuple[Tensor, Tensor, Tensor]], Pruned]) -> Pruned:
+    if inputs.cu_frames is None:
+        return prune(inputs[:3])
+    videos = len(inputs.cu_frames) - 1
+    frames, tokens_per_frame = inputs.tokens.shape[:2]
+    parts = [prune(one) for one in zip(*(part.chunk(videos) for part in inputs[:3]), strict=True)]
+    offset = frames // videos * tokens_per_frame
+    indices = [indices + number * offset for number, (_, indices) in enumerate(parts)]
+    return torch.cat([tokens for tokens, _ in parts]), torch.cat(indices)
+
+
+def reference(case: Case, inputs: Inputs) -> Pruned:
+    """What an arm's result is held against, on the CPU.
+
+    The published LLaVA-Video form in float32, its noise set to zero, written independently of our backends; where that
+    is too slow, the eager backend in float32, which is held against the former and the oracle at other sizes.
+    """
+    tokens, attn, features, cu_frames = inputs
+    if case.is_long:
+        return eager(case)(Inputs(tokens.float(), attn, features, cu_frames))
+    exact = Inputs(tokens.float(), *without_accidents(attn, features), cu_frames)
+    return _one_by_one(exact, lambda video: llava_video_form(*video, noise=0, **vars(case.config)))

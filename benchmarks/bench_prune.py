@@ -1,0 +1,98 @@
+"""The whole operator, beside what people would use otherwise. `make bench` runs it.
+
+An arm is timed only after its results, on all sets of inputs, agree with `arms.reference`; sets take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from itertools import cycle
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import arms
+from benchmarks.agreement import agreement
+from benchmarks.cases import LONG, RAGGED, TINY, TYPICAL, Case, inputs_of
+from benchmarks.compare_cpu import TOLERANCES
+from benchmarks.conftest import chosen_device
+from benchmarks.device import demands
+
+ON_CUDA = (arms.KERNELS, arms.GRAPH)
+OURS = (arms.EAGER,)
+PUBLISHED = (arms.LLAVA_VIDEO_FORM, arms.ONEVISION_FORM)
+# Compiling takes minutes a case: one stands for all.
+COMPILED_CASES = (TYPICAL[1], TINY[0])
+_MAKE = {
+    arms.KERNELS: arms.kernels,
+    arms.EAGER: arms.eager,
+    arms.COMPILED: arms.compiled,
+    arms.LLAVA_VIDEO_FORM: arms.published_llava_video,
+    arms.ONEVISION_FORM: arms.published_onevision,
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "arm" not in metafunc.fixturenames:
+        return
+    is_cuda = chosen_device(metafunc.config).type == "cuda"
+    cases = TINY if metafunc.config.getoption("--tiny") else [*TYPICAL, *RAGGED, *LONG]
+    pairs = []
+    for case in cases:
+        names = [*(ON_CUDA if is_cuda else ()), *OURS, *(() if case.is_long and not is_cuda else PUBLISHED)]
+        names += [arms.COMPILED] if case in COMPILED_CASES else []
+        pairs += [(case, name) for name in names]
+    metafunc.parametrize(("case", "arm"), pairs, ids=[f"{case}, {name}" for case, name in pairs])
+
+
+def rounds_for(case: Case, arm: str, device: torch.device) -> int:
+    """Many where a call is short."""
+    if device.type == "cuda":
+        return 100 if arm in ON_CUDA else 20
+    return 3 if case.is_long else 9
+
+
+@lru_cache(maxsize=4)
+def reference(case: Case, number: int, sets: int) -> arms.Pruned:
+    return arms.reference(case, inputs_of(case, sets)[number])
+
+
+def check(case: Case, arm: str, runs: list[Callable[[], arms.Pruned]]) -> float:
+    """Least overlap with the reference's tokens over all sets of inputs."""
+    needed = TOLERANCES[case.dtype]
+    overlaps = []
+    for number, run in enumerate(runs):
+        tokens, indices = run()
+        expected = reference(case, number, len(runs))
+        found = agreement((tokens.cpu(), indices.cpu()), expected, relative_tolerance=needed.relative_error)
+        overlaps.append(found.overlap)
+        if arm not in PUBLISHED:
+            assert found.overlap >= needed.overlap, f"kept {found.overlap:.1%} of the reference's tokens"
+            assert found.close_rows >= needed.close_rows, f"{found.close_rows:.1%} of rows are close to the reference's"
+    return min(overlaps)
+
+
+def test_prune(benchmark: Any, case: Case, arm: str, device: torch.device, measured_copy_rate: float) -> None:
+    sets = 2 if case.is_long or device.type == "cpu" else 4
+    inputs = [one.to(device) for one in inputs_of(case, sets)]
+    if arm == arms.GRAPH:
+        runs = [arms.captured(case, one) for one in inputs]
+    else:
+        run = _MAKE[arm](case)
+        runs = [lambda one=one: run(one) for one in inputs]
+    overlap = check(case, arm, runs)
+    turns = cycle(runs)
+    benchmark.extra_info |= {
+        "kind": "whole",
+        "case": asdict(case),
+        "arm": arm,
+        "overlap": overlap,
+        "checked_against": "eager backend, float32" if case.is_long else "published LLaVA-Video form, float32",
+        "least_bytes": case.least_bytes,
+        "copy_rate": measured_copy_rate,
+        **asdict(demands(runs[0], device)),
+    }
+    benchmark.pedantic(lambda: next(turns)(), rounds=rounds_for(case, arm, device), warmup_rounds=len(runs))

@@ -1,0 +1,52 @@
+"""Options of the benchmarks, the device they run on, and what is recorded of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.device import clock, copy_rate
+from benchmarks.machine import describe_machine
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastvid")
+    group.addoption("--bench-device", default="auto", help="auto, cpu or cuda; auto prefers cuda")
+    group.addoption("--tiny", action="store_true", help="small sizes, to rehearse: the figures mean nothing")
+
+
+def chosen_device(config: pytest.Config) -> torch.device:
+    name = config.getoption("--bench-device")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    timer = clock(chosen_device(config))
+    for item in items:
+        item.add_marker(pytest.mark.benchmark(timer=timer))
+
+
+@pytest.hookimpl
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine_info.clear()
+    device = chosen_device(config)
+    machine_info.update(describe_machine(), device=device.type)
+    machine_info["clock"] = "CUDA events, device idle before" if device.type == "cuda" else "host, perf_counter"
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        machine_info.update(gpu=properties.name, multiprocessors=properties.multi_processor_count)
+        machine_info["driver"] = torch.cuda.driver_version() if hasattr(torch.cuda, "driver_version") else "unknown"
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig: pytest.Config) -> torch.device:
+    return chosen_device(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def measured_copy_rate(device: torch.device) -> float:
+    return copy_rate(device)

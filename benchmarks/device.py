@@ -1,0 +1,120 @@
+"""What a call asks of a device beside its time, and how time is told there."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+_COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
+_COPIES = 15
+_CALLS = 15
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class EventTimer:
+    """A clock for pytest-benchmark that stands on the device: seconds between CUDA events.
+
+    A reading waits for the device, so what lies between two readings began on an idle one.
+    """
+
+    def __init__(self) -> None:
+        self._start = torch.cuda.Event(enable_timing=True)
+        self._start.record()
+
+    def __call__(self) -> float:
+        """Seconds since the clock was made."""
+        now = torch.cuda.Event(enable_timing=True)
+        now.record()
+        now.synchronize()
+        return float(self._start.elapsed_time(now)) / 1e3
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """The clock for a device."""
+    return EventTimer() if device.type == "cuda" else time.perf_counter
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes moved a second (read and written) by a copy far larger than any cache: the median of several."""
+    source = torch.ones(_COPY_BYTES[device.type], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    read = clock(device)
+    seconds = []
+    for _ in range(_COPIES + 2):
+        start = read()
+        target.copy_(source)
+        seconds.append(read() - start)
+    return 2 * source.numel() / statistics.median(seconds[2:])
+
+
+@dataclass(frozen=True)
+class Demands:
+    """Of one call; None where the device cannot tell.
+
+    Attributes:
+        extra_bytes: most memory allocated during the call beyond what there was, output included.
+        kernels: pieces of work on the device: kernels, copies, fills.
+        host_waits: operations for which the host waited.
+        cpu_seconds: time until the call returns while the device is busy with other things; median of several.
+    """
+
+    extra_bytes: int | None = None
+    kernels: int | None = None
+    host_waits: int | None = None
+    cpu_seconds: float | None = None
+
+
+def demands(run: Callable[[], object], device: torch.device) -> Demands:
+    """Watch calls that are warm."""
+    if device.type != "cuda":
+        return Demands()
+    wait(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    result = run()
+    wait(device)
+    extra = torch.cuda.max_memory_allocated(device) - before
+    del result
+    return Demands(extra, _kernels(run, device), _host_waits(run, device), _cpu_seconds(run, device))
+
+
+def _kernels(run: Callable[[], object], device: torch.device) -> int:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        wait(device)
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+
+
+def _host_waits(run: Callable[[], object], device: torch.device) -> int:
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    wait(device)
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+def _cpu_seconds(run: Callable[[], object], device: torch.device) -> float:
+    seconds = []
+    for _ in range(_CALLS):
+        # A kernel that spins keeps the queue from running dry.
+        torch.cuda._sleep(20_000_000)
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+        wait(device)
+    return statistics.median(seconds)
