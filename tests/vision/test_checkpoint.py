@@ -105,6 +105,13 @@ def test_a_vision_model_alone_as_transformers_4_saved_it(tmp_path: Path) -> None
     check_parity(tmp_path, vision)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_siglip2_has_the_same_head(whole: bool, full: Any, tmp_path: Path) -> None:
+    (full if whole else full.vision_model).save_pretrained(tmp_path)
+    edit_config(tmp_path, model_type="siglip2" if whole else "siglip2_vision_model")
+    check_parity(tmp_path, full.vision_model)
+
+
 def test_the_home_directory_may_be_short(saved: Path, full: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(saved.parent))
     check_parity(f"~/{saved.name}", full.vision_model)
@@ -127,9 +134,7 @@ def test_other_shards_are_not_needed(sharded: Path, full: Any) -> None:
 
 def test_keys_left_out_of_config_have_transformers_defaults(tmp_path: Path) -> None:
     """The config.json of google/siglip-base-patch16-224 names none of the sizes."""
-    vision = vision_model(
-        hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=1, patch_size=35
-    )
+    vision = vision_model(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=1)
     vision.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "siglip", "vision_config": {}}')
     with torch.no_grad():

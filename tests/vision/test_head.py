@@ -75,7 +75,7 @@ def test_a_full_precision_head_reads_low_precision_patches(vision: Any, x: Tenso
         assert torch.equal(got, expected)
 
 
-def test_siglip2_has_the_same_head() -> None:
+def test_siglip2_computes_the_same() -> None:
     config = {name: VISION[name] for name in VISION if name != "image_size"}
     vision = randomize(Siglip2VisionModel(Siglip2VisionConfig(**config, num_patches=25)))
     patches, whole = torch.randn(2, 24, 3 * PATCH * PATCH), torch.ones(2, 24, dtype=torch.int64)

@@ -65,21 +65,25 @@ def test_windows_by_hand(grid: tuple[int, int], stride: int, mode: Any) -> None:
     torch.testing.assert_close(pool_to_grid(patches, grid, mode, stride), expected)
 
 
+@pytest.mark.parametrize("grid", [(11, 11), (5, 8), (9, 4)])
 @pytest.mark.parametrize("stride", [2, 3, 4])
-def test_bilinear_by_hand(stride: int) -> None:
-    """Each token samples the grid at its centre, between the four patches around it."""
-    side = 11
-    pooled = -(-side // stride)
-    assert pooled_grid((side, side), "bilinear", stride) == (pooled, pooled)
-    centres = ((torch.arange(pooled, dtype=torch.float64) + 0.5) * side / pooled - 0.5).clamp(0, side - 1)
-    low = centres.floor().long()
-    high, part = (low + 1).clamp(max=side - 1), centres - low
-    weights = torch.zeros(pooled, side, dtype=torch.float64)
-    weights[torch.arange(pooled), low] += 1 - part
-    weights[torch.arange(pooled), high] += part
-    patches = attention((side, side))
-    expected = weights @ patches.view(3, side, side).double() @ weights.T
-    torch.testing.assert_close(pool_to_grid(patches, (side, side), stride=stride), expected.flatten(1).float())
+def test_bilinear_by_hand(grid: tuple[int, int], stride: int) -> None:
+    rows, columns = (interpolation(size, -(-size // stride)) for size in grid)
+    patches = attention(grid)
+    expected = rows @ patches.view(3, *grid).double() @ columns.T
+    assert pooled_grid(grid, "bilinear", stride) == expected.shape[1:]
+    torch.testing.assert_close(pool_to_grid(patches, grid, stride=stride), expected.flatten(1).float())
+
+
+def interpolation(size: int, pooled: int) -> Tensor:
+    """float64 `[pooled, size]`: each token samples the line at its centre, between the two patches around it."""
+    weights = torch.zeros(pooled, size, dtype=torch.float64)
+    for token in range(pooled):
+        centre = max((token + 0.5) * size / pooled - 0.5, 0)
+        low = int(centre)
+        weights[token, low] += 1 - (centre - low)
+        weights[token, min(low + 1, size - 1)] += centre - low
+    return weights
 
 
 def test_the_published_models() -> None:
