@@ -174,8 +174,17 @@ def test_public_function_runs_the_kernels() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given_features", [True, False], ids=["features", "mean features"])
-def test_full_size(given_features: bool) -> None:
-    tokens, attn, features = video(6, 196, 3584, torch.bfloat16, seed=14)
+@pytest.mark.parametrize(
+    ("frames", "dtype", "given_features"),
+    [
+        (6, torch.bfloat16, True),
+        (6, torch.bfloat16, False),
+        (3, torch.float32, True),
+        (3, torch.float16, True),
+    ],
+    ids=str,
+)
+def test_full_size(frames: int, dtype: torch.dtype, given_features: bool) -> None:
+    tokens, attn, features = video(frames, 196, 3584, dtype, seed=14)
     chosen = features if given_features else None
     check_call(run_kernels(tokens, attn, chosen, retention_ratio=0.1, min_segments=2, tau=-1.5))
