@@ -145,7 +145,8 @@ def _figures(compared: Comparison, llava: Llava, video: str, request: Request, d
     else:
         # The CPU's allocator keeps no count: there is only what the whole process took.
         table.add_row("peak memory", "", _gibibytes(process_peak_bytes()), "of the process")
-    backend = backend_for(device)
+    frames = (plain.video_tokens - 1) // llava.tokens_per_frame
+    backend = backend_for(device, frames, llava.tokens_per_frame)
     config = PruneConfig(retention_ratio=request.retention)
     table.caption_justify = "left"
     table.caption = (
