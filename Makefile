@@ -16,7 +16,7 @@ help:
 	@echo "make test         the tests, minutes on two cores"
 	@echo "make test-slow    the long ones"
 	@echo "make test-lowest  the tests with the oldest supported versions (constraints-lowest.txt)"
-	@echo "make gpu          on a machine with CUDA, as it is: correctness, determinism, graph capture, one timing table"
+	@echo "make gpu          on a machine with CUDA, as it is: all that a GPU has to show (benchmarks/results/gpu)"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        the operator beside what one would use otherwise, whole and by stage (.benchmarks/bench.txt)"
 	@echo "make bench-cpu    the eager backend beside the published forms, on this CPU"
@@ -50,7 +50,7 @@ test-lowest: .venv-lowest/installed
 	$(INTERPRET) $(LOWEST)/python -m pytest $(PYTEST_FLAGS) -m "interpreter and not slow" tests/kernels
 
 gpu:
-	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_whole --output benchmarks/results/gpu
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,0 +1,88 @@
+"""`make gpu` without a GPU: that its summary can be believed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu_whole
+from benchmarks.gpu_whole import Part
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+GOOD = Part("good", (python("print('first')"), python("print('second')")), 60)
+BAD = Part("bad", (python("print('before'); raise SystemExit(3)"), python("print('never')")), 60)
+SLOW = Part("slow", (python("import time; print('begun', flush=True); time.sleep(60)"),), 2)
+TOOLLESS = Part("toolless", (python("print('ran')"),), 60, tool="a-tool-that-nobody-has")
+
+
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *parts: Part, only: tuple[str, ...] = ()) -> tuple[int, Any]:
+    monkeypatch.setattr(gpu_whole, "parts", lambda folder, dry_run: list(parts))
+    arguments = ["--dry-run", "--output", str(tmp_path)]
+    status = gpu_whole.main(arguments + (["--only", *only] if only else []))
+    return status, json.loads((tmp_path / "summary.json").read_text())["parts"]
+
+
+def test_every_outcome_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    status, outcomes = run(tmp_path, monkeypatch, GOOD, BAD, SLOW, TOOLLESS)
+    assert status == 1
+    assert {one["part"]: one["result"] for one in outcomes} == {
+        "good": "passed",
+        "bad": "failed",
+        "slow": "cut off",
+        "toolless": "not shown",
+    }
+    printed = capsys.readouterr().out
+    assert printed.rstrip().endswith("SOMETHING FAILED")
+    assert "a-tool-that-nobody-has is not on this machine" in printed
+    for shown in ("first", "second", "before", "begun"):
+        assert shown in printed
+    assert "never" not in printed
+    assert "\nran" not in printed
+
+
+def test_what_could_not_be_shown_is_no_failure_and_no_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    status, outcomes = run(tmp_path, monkeypatch, GOOD, TOOLLESS)
+    assert status == 0
+    assert [one["result"] for one in outcomes] == ["passed", "not shown"]
+    assert capsys.readouterr().out.rstrip().endswith("all that could be shown passed")
+
+
+def test_one_part_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, outcomes = run(tmp_path, monkeypatch, GOOD, BAD, only=("good",))
+    assert (status, [one["part"] for one in outcomes]) == (0, ["good"])
+
+
+def test_all_parts_fit_into_nine_minutes() -> None:
+    for dry_run in (True, False):
+        assert sum(part.limit_seconds for part in gpu_whole.parts(Path("out"), dry_run)) <= 9 * 60
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a CUDA device")
+def test_without_a_device_it_says_so(tmp_path: Path, capsys: Any) -> None:
+    assert gpu_whole.main(["--output", str(tmp_path / "out")]) == 2
+    assert "--dry-run" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_dry_run_exercises_every_part(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A dry run is not about time.
+    monkeypatch.setattr(
+        gpu_whole, "run", lambda part, folder, run=gpu_whole.run: run(Part(part.name, part.commands, 900), folder)
+    )
+    assert gpu_whole.main(["--dry-run", "--output", str(tmp_path)]) == 0, capsys.readouterr().out
+    outcomes = json.loads((tmp_path / "summary.json").read_text())["parts"]
+    assert [one["result"] for one in outcomes] == ["passed"] * len(gpu_whole.parts(tmp_path, dry_run=True))
+    for name in ("gpu.json", "bench.json", "bench.txt", "llava.json"):
+        assert (tmp_path / name).stat().st_size > 0
