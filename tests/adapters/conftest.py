@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.adapters import tiny
+from tests.adapters import llava_lanes, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +50,10 @@ def twin(model: Any) -> Any:
 
 
 Generate = Callable[..., Any]
+
+
+@pytest.fixture(scope="session", params=llava_lanes.LANES)
+def llava(request: pytest.FixtureRequest) -> Any:
+    """The module of the llava package that defines the model: the stand-in's, and the real one's if there is one."""
+    with llava_lanes.imported(request.param) as module:
+        yield module
