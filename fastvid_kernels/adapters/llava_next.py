@@ -27,7 +27,7 @@ from fastvid_kernels.adapters.versions import check_transformers
 from fastvid_kernels.api import Backend
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.validation import check_keeps_some
-from fastvid_kernels.vision import pool_to_grid
+from fastvid_kernels.vision import pool_to_grid, pooled_grid
 
 _NEWLINE_POSITIONS = ("one_token", "grid", "frame", "no_token")
 _POOL_MODES = ("bilinear", "average", "max")
@@ -151,7 +151,7 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
     def pool(attention: Tensor) -> Tensor:
         return pool_to_grid(attention, grid=(side, side), mode=model.config.mm_spatial_pool_mode)
 
-    check_keeps_some(pool(torch.zeros(1, side**2)).shape[1], config)
+    check_keeps_some(math.prod(pooled_grid((side, side), model.config.mm_spatial_pool_mode)), config)
     record = ProjectorRecord(model.get_model().mm_projector)
     pruner = VideoPruner(scorer_for(tower.hidden_size), pool, config, backend)
     changed = {

@@ -26,10 +26,10 @@ def scorer(siglip: str | Path | SiglipHead, attention: str, hidden_size: int) ->
             raise ValueError(f"attention must be one of {known}, got {attention!r}")
         return SubstituteScorer(attention)
     head = siglip if isinstance(siglip, SiglipHead) else load_siglip_head(siglip)
-    if head.hidden_size != hidden_size:
+    if head.config.hidden_size != hidden_size:
         raise ValueError(
             f"siglip must be the SigLIP that the model's vision tower was made from, with {hidden_size} channels, got "
-            f"one with {head.hidden_size}: give that checkpoint, or choose a substitute with attention=..., one of "
+            f"one with {head.config.hidden_size}: give that checkpoint, or choose a substitute with attention=..., one of "
             f"{', '.join(ATTENTION_SUBSTITUTES)}"
         )
     return HeadScorer(head)

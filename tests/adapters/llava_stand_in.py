@@ -44,7 +44,7 @@ class LlavaQwenForCausalLM(Qwen2ForCausalLM):
     def encode_images(self, images: Tensor) -> Tensor:
         return self.model.mm_projector(self.model.vision_tower(images))
 
-    def get_2dPool(self, image_feature: Tensor, stride: int = 2) -> Tensor:  # noqa: N802
+    def get_2dPool(self, image_feature: Tensor, stride: int = 2) -> Tensor:
         side = self.get_vision_tower().num_patches_per_side
         grid = image_feature.mT.unflatten(2, (side, side))
         mode = self.config.mm_spatial_pool_mode
@@ -161,7 +161,12 @@ class LlavaQwenForCausalLM(Qwen2ForCausalLM):
 
     @torch.no_grad()
     def generate(
-        self, inputs: Any = None, images: Any = None, image_sizes: Any = None, modalities: Any = ("image",), **kwargs: Any
+        self,
+        inputs: Any = None,
+        images: Any = None,
+        image_sizes: Any = None,
+        modalities: Any = ("image",),
+        **kwargs: Any,
     ) -> Any:
         mask = kwargs.pop("attention_mask", None)
         if images is None:

@@ -42,9 +42,8 @@ def test_remove_leaves_nothing(model: Any, siglip_directory: Any) -> None:
     inputs = inputs_of(video_prompt(3))
     expected = model(**inputs).logits
     before = [state_of(module) for module in modules]
-    with pytest.raises(KeyError, match="inside"), apply_fastvid(model, siglip=siglip_directory):
-        model(**inputs)
-        raise KeyError("inside")
+    with apply_fastvid(model, siglip=siglip_directory):
+        assert not torch.equal(model(**inputs).logits, expected)
     assert [state_of(module) for module in modules] == before
     assert torch.equal(model(**inputs).logits, expected)
 
@@ -101,7 +100,7 @@ def test_a_model_without_its_vision_tower(model: Any, siglip_directory: Any) -> 
 
 
 def test_no_token_would_be_kept(model: Any, siglip_directory: Any) -> None:
-    with pytest.raises(ValueError, match="at least one of a frame's 16 tokens, got 0.05, which keeps none"):
+    with pytest.raises(ValueError, match=r"at least one of a frame's 16 tokens, got 0\.05, which keeps none"):
         apply_fastvid(model, siglip=siglip_directory, retention_ratio=0.05)
 
 
@@ -116,7 +115,7 @@ def test_a_version_that_is_not_supported(
     model: Any, siglip_directory: Any, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     monkeypatch.setattr("transformers.__version__", version)
-    with pytest.raises(RuntimeError, match=f"at least 4.46 .* got {version}: 4.40.2, which llava pins"):
+    with pytest.raises(RuntimeError, match=rf"at least 4\.46 .* got {version}: 4\.40\.2, which llava pins"):
         apply_fastvid(model, siglip=siglip_directory)
 
 

@@ -119,9 +119,9 @@ def test_features_without_newlines(pruned_and_twin: Any, head: Any) -> None:
     check_row(model(**inputs_of(prompt)).logits[0], prompt, twin, head)
 
 
-def test_a_prompt_that_is_cut_off(pruned_and_twin: Any, head: Any) -> None:
+def test_a_prompt_that_is_cut_off(pruned_and_twin: Any) -> None:
     """llava cuts where it would without pruning; here within the second video."""
-    model, twin = pruned_and_twin("grid")
+    model, _ = pruned_and_twin("grid")
     ids = [*tiny.words(1, 3), IMAGE_TOKEN, *tiny.words(2, 5), IMAGE_TOKEN, *tiny.words(3, 4)]
     prompt = Prompt(ids, (tiny_llava.film(7), tiny_llava.film(8)), ("video", "video"))
     whole = model(**inputs_of(prompt)).logits[0]
@@ -151,8 +151,8 @@ def test_a_tuple_instead_of_named_outputs(pruned_and_twin: Any, head: Any) -> No
 
 def test_every_video_takes_one_call_of_the_operator(pruned_and_twin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = pruned_and_twin("grid")
-    frames: list[int] = []
+    calls: list[Any] = []
     original = pruner.prune
-    monkeypatch.setattr(pruner, "prune", lambda *args, **kwargs: frames.append(len(args[0])) or original(*args, **kwargs))
+    monkeypatch.setattr(pruner, "prune", lambda *args, **kwargs: calls.append(args) or original(*args, **kwargs))
     model(**inputs_of(video_prompt(1), text_prompt(2, 9), video_prompt(3)))
-    assert frames == [tiny_llava.FRAMES] * 2
+    assert [len(tokens) for tokens, *_ in calls] == [tiny_llava.FRAMES] * 2

@@ -57,9 +57,7 @@ def llava_qwen(module: ModuleType, newline: str, attention: str = "sdpa", **sett
     model = module.LlavaQwenForCausalLM(config)
     model.model.vision_tower = Tower()
     hidden = config.hidden_size
-    model.model.mm_projector = nn.Sequential(
-        nn.Linear(Tower.hidden_size, hidden), nn.GELU(), nn.Linear(hidden, hidden)
-    )
+    model.model.mm_projector = nn.Sequential(nn.Linear(Tower.hidden_size, hidden), nn.GELU(), nn.Linear(hidden, hidden))
     model.model.image_newline = nn.Parameter(torch.empty(hidden))
     tiny.spread(model)
     return model.eval()
