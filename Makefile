@@ -12,7 +12,7 @@ INTERPRET := TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1
 .PHONY: help demo test test-slow test-lowest gpu lint bench-cpu clean
 
 help:
-	@echo "make demo         prune a real clip to 10 % and draw what was kept (fastvid_demo.png)"
+	@echo "make demo         prune a real clip to 10 %, draw what was kept (fastvid_demo.png), let a model answer about it"
 	@echo "make test         the tests, minutes on two cores"
 	@echo "make test-slow    the long ones"
 	@echo "make test-lowest  the tests with the oldest supported versions (constraints-lowest.txt)"
@@ -34,6 +34,7 @@ help:
 
 demo: .venv/installed
 	OMP_NUM_THREADS=$$(nproc) $(BIN)/fastvid demo
+	OMP_NUM_THREADS=$$(nproc) $(BIN)/fastvid run --random-weights small --repeats 3
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

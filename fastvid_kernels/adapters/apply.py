@@ -63,7 +63,10 @@ def apply_fastvid(
     adapter = _adapter_of(model)
     check_not_patched(model)
     config = resolve_config(config, hyperparameters)
-    return adapter.patch(model, lambda hidden_size: scorer(siglip, attention, hidden_size), config, backend)
+    handle: FastVidHandle = adapter.patch(
+        model, lambda hidden_size: scorer(siglip, attention, hidden_size), config, backend
+    )
+    return handle
 
 
 def _adapter_of(model: nn.Module) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,7 @@ class Pruned:
 
     Attributes:
         real: bool `[B, P]`, which of the first P entries hold a token; the others are padding.
-        position: int64 `[B, P]`, where each entry's token stood before pruning, counted in tokens.
+        position: int64 `[B, S]`, where the tokens of the last S of them stood before pruning, counted in tokens.
         length: tokens that these entries stand for, pruned ones included.
         padded: whether any of the entries is padding, known without a look at `real`.
     """
@@ -43,18 +42,21 @@ class Pruned:
         Raises:
             ValueError: some token among them was pruned, or would have to be.
         """
-        kept = self.entries - count
+        left = self.position.shape[1] - count
         expected = torch.arange(self.length - count, self.length, device=self.position.device)
-        if kept < 0 or not bool((self.position[:, kept:] == expected).all()):
+        if left < 0 or not bool((self.position[:, left:] == expected).all()):
             raise ValueError(
-                f"a cache can be cropped only to where no pruned video token is cut off, got a crop of the last {count} "
-                f"of {self.length} tokens: start from an empty cache instead"
+                "a cache can be cropped only to where no pruned video token is cut off, got a crop of the last "
+                f"{count} of {self.length} tokens: start from an empty cache instead"
             )
-        return Pruned(self.real[:, :kept], self.position[:, :kept], self.length - count, self.padded)
+        return Pruned(self.real[:, :-count], self.position[:, :left], self.length - count, self.padded)
 
     def of_rows(self, select: Callable[[Tensor], Tensor]) -> Pruned:
         """The same for other rows of the batch."""
         return replace(self, real=select(self.real), position=select(self.position))
+
+
+_CLASSES: dict[type, type] = {}
 
 
 class PrunedCache:
@@ -127,7 +129,10 @@ def as_cache(cache: Any) -> Any:
         return cache
     from transformers import DynamicCache
 
-    return DynamicCache.from_legacy_cache(cache)
+    remembering = DynamicCache()
+    for layer, (keys, values) in enumerate(cache):
+        remembering.update(keys, values, layer)
+    return remembering
 
 
 def remember(cache: Any, pruned: Pruned) -> None:
@@ -143,12 +148,13 @@ def set_counting_entries(cache: Any, value: bool) -> None:
         cache.counts_entries = value
 
 
-@functools.cache
-def _pruned_class(base: type) -> type:
-    return type(f"Pruned{base.__name__}", (PrunedCache, base), {})
+def _pruned_class(base: Any) -> Any:
+    if base not in _CLASSES:
+        _CLASSES[base] = type(f"Pruned{base.__name__}", (PrunedCache, base), {})
+    return _CLASSES[base]
 
 
-def _restore(base: type, state: dict[str, Any]) -> Any:
+def _restore(base: Any, state: dict[str, Any]) -> Any:
     cache = base.__new__(base)
     cache.__dict__.update(state)
     cache.__class__ = _pruned_class(base)

@@ -106,7 +106,8 @@ class PrunedDecoder:
             embeds = inputs.gather(1, source[..., None].expand(-1, -1, inputs.shape[2]))
             kwargs["inputs_embeds"] = embeds.masked_fill(~real[..., None], 0)
             positions = positions.gather(1, source)
-            own_real = real if gathered.padded else None
+            # A mask of ones stays a mask: FlashAttention needs one to tell which entries of a static cache are filled.
+            own_real = real if gathered.padded or mask is not None else None
             self._gathered = gathered
             self._cache_will_hold = _extended(past, past_real, gathered, int(seen))
             length = source.shape[1]
@@ -207,17 +208,7 @@ def _joined(past: Tensor | None, own: Tensor | None, batch: int, entries: Any, l
 def _extended(past: Pruned | None, past_real: Tensor | None, gathered: _Gathered, seen: int) -> Pruned:
     """What a cache of `seen` tokens holds after the call."""
     source, real = gathered.source, gathered.real
-    batch, device = source.shape[0], source.device
-    removed = 0 if past is None else past.removed
-    position = torch.arange(0 if past is None else past.length, seen, device=device).expand(batch, -1)
-    if past is not None:
-        position = torch.cat([past.position, position], dim=1)
     padded = gathered.padded or past_real is not None
     if past_real is None:
-        past_real = real.new_ones(batch, seen - removed)
-    return Pruned(
-        real=torch.cat([past_real, real], dim=1),
-        position=torch.cat([position, source + seen], dim=1),
-        length=seen + gathered.length,
-        padded=padded,
-    )
+        past_real = real.new_ones(len(real), seen - (0 if past is None else past.removed))
+    return Pruned(torch.cat([past_real, real], dim=1), source + seen, seen + gathered.length, padded)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from fastvid_kernels.adapters.pruner import VideoPruner
 from fastvid_kernels.config import PruneConfig
 
 _ATTRIBUTE = "fastvid_handle"
@@ -23,20 +24,22 @@ class FastVidHandle:
     Attributes:
         model: the patched model.
         config: the hyperparameters, checked.
+        pruner: what prunes a video, given its patches and its tokens.
     """
 
-    def __init__(self, model: nn.Module, config: PruneConfig) -> None:
+    def __init__(self, model: nn.Module, config: PruneConfig, pruner: VideoPruner) -> None:
         self.model = model
         self.config = config
+        self.pruner = pruner
         self._hooks: list[RemovableHandle] = []
         self._attributes: list[tuple[nn.Module, str]] = []
         self.set_attribute(model, _ATTRIBUTE, self)
 
     @classmethod
     @contextmanager
-    def undone_on_error(cls, model: nn.Module, config: PruneConfig) -> Iterator[FastVidHandle]:
+    def undone_on_error(cls, model: nn.Module, config: PruneConfig, pruner: VideoPruner) -> Iterator[FastVidHandle]:
         """A handle to which a block adds what it changes; if the block fails, nothing stays changed."""
-        handle = cls(model, config)
+        handle = cls(model, config, pruner)
         try:
             yield handle
         except BaseException:
@@ -67,7 +70,9 @@ class FastVidHandle:
     def __enter__(self) -> FastVidHandle:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.remove()
 
 

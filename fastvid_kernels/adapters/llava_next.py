@@ -162,7 +162,7 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
         "create_masks_for_generate": masks_made_by_the_decoder,
     }
 
-    with FastVidHandle.undone_on_error(model, config) as handle:
+    with FastVidHandle.undone_on_error(model, config, pruner) as handle:
         for name, value in changed.items():
             handle.set_attribute(model, name, value)
         handle.add_hooks(record.attach())

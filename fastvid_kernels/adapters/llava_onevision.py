@@ -5,7 +5,7 @@ Changes to the instance, all undone by `FastVidHandle.remove`:
 - `model.model.get_video_features` marks the tokens that are dropped; placeholders and counts stay as they are;
 - a hook on `multi_modal_projector` shows what enters it;
 - the hooks of `PrunedDecoder` on the language model;
-- `model.create_masks_for_generate` leaves masks of static caches to the decoder, which alone knows what the cache holds.
+- `model.create_masks_for_generate` leaves the masks of static caches to the decoder, which knows what the cache holds.
 """
 
 from __future__ import annotations
@@ -50,9 +50,12 @@ class MarkedVideoFeatures:
         self.__signature__ = inspect.signature(original)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model's own method returns, with dropped tokens marked."""
         outputs, patches = self._capture.of(self._original, *args, **kwargs)
         if isinstance(outputs, tuple):
-            raise ValueError("get_video_features must return a dict where video tokens are pruned: use return_dict=True")
+            raise ValueError(
+                "get_video_features must return a dict where video tokens are pruned: use return_dict=True"
+            )
         features = outputs.pooler_output
         videos, _, channels = features.shape
         frames, n = len(patches), self._tokens_per_frame
@@ -78,8 +81,8 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
     vision = model.config.vision_config
     if not isinstance(model.config.vision_feature_layer, int):
         raise ValueError(
-            f"vision_feature_layer of the model must be one layer, got {model.config.vision_feature_layer}: FastVID scores "
-            "the patches of one layer"
+            "vision_feature_layer of the model must be one layer, whose patches are scored, got "
+            f"{model.config.vision_feature_layer}"
         )
     if model.config.vision_feature_select_strategy != "full":
         raise ValueError(
@@ -89,7 +92,8 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
     decoder = model.model.language_model
     if not hasattr(decoder, "rotary_emb") or getattr(decoder, "has_sliding_layers", False):
         raise ValueError(
-            f"the language model must have one rotary embedding and no sliding-window layers, got {type(decoder).__name__}"
+            "the language model must have one rotary embedding and no sliding-window layers, got "
+            f"{type(decoder).__name__}"
         )
     side = vision.image_size // vision.patch_size
     pooled_side = math.ceil(side / 2)
@@ -99,7 +103,7 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
     pruner = VideoPruner(scorer_for(vision.hidden_size), pool, config, backend)
     features = MarkedVideoFeatures(model.model.get_video_features, capture, pruner, pooled_side**2)
 
-    with FastVidHandle.undone_on_error(model, config) as handle:
+    with FastVidHandle.undone_on_error(model, config, pruner) as handle:
         handle.set_attribute(model.model, "get_video_features", features)
         handle.set_attribute(model, "create_masks_for_generate", masks_made_by_the_decoder)
         handle.add_hooks(capture.attach())

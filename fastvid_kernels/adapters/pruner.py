@@ -70,10 +70,13 @@ class InputCapture:
         self._wanted, self._input = True, None
         try:
             result = run(*args, **kwargs)
-            assert self._input is not None, "the module did not run"
-            return result, self._input
+            return result, self._taken()
         finally:
             self._wanted, self._input = False, None
+
+    def _taken(self) -> Tensor:
+        assert self._input is not None, "the module did not run"
+        return self._input
 
     def _keep(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self._wanted:

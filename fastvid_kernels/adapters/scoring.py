@@ -29,8 +29,8 @@ def scorer(siglip: str | Path | SiglipHead, attention: str, hidden_size: int) ->
     if head.config.hidden_size != hidden_size:
         raise ValueError(
             f"siglip must be the SigLIP that the model's vision tower was made from, with {hidden_size} channels, got "
-            f"one with {head.config.hidden_size}: give that checkpoint, or choose a substitute with attention=..., one of "
-            f"{', '.join(ATTENTION_SUBSTITUTES)}"
+            f"one with {head.config.hidden_size}: give that checkpoint, or choose a substitute with attention=..., one "
+            f"of {', '.join(ATTENTION_SUBSTITUTES)}"
         )
     return HeadScorer(head)
 
@@ -42,6 +42,7 @@ class HeadScorer:
         self._head = head
 
     def __call__(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention `[F, P]` and pooled features `[F, H]` of patches `[F, P, H]`."""
         if self._head.probe.device != patches.device or self._head.probe.dtype != patches.dtype:
             self._head = self._head.to(patches.device, patches.dtype)
         attention, features = self._head(patches)
@@ -55,4 +56,5 @@ class SubstituteScorer:
         self._substitute = ATTENTION_SUBSTITUTES[name]
 
     def __call__(self, patches: Tensor) -> tuple[Tensor, None]:
+        """Attention `[F, P]` of patches `[F, P, H]`."""
         return self._substitute(patches), None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from packaging.version import Version
 
-_UNTESTED = "other versions were not tested, and most differences would give wrong answers without an error"
+_UNTESTED = "other versions were not tested, and what differs in them may give wrong answers without an error"
 
 
 def check_transformers(oldest: str, too_new: str, reason: str = _UNTESTED) -> None:

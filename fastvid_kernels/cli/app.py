@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from fastvid_kernels.cli.demo import demo
+from fastvid_kernels.cli.run import run
 
 app = typer.Typer(
     name="fastvid",
@@ -14,8 +15,4 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command()(demo)
-
-
-@app.callback()
-def fastvid() -> None:
-    """Keep `demo` a subcommand: typer would make a lone command the whole program."""
+app.command()(run)

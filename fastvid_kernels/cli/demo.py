@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastvid_kernels import Explanation, PruneConfig, explain
+from fastvid_kernels.cli.checks import MAX_FRAMES, check_retention, chosen_device, device_name
 from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME, Descriptors, describe
 from fastvid_kernels.cli.errors import CommandError, one_line_errors
 from fastvid_kernels.cli.picture import draw_pruning, save_png
@@ -24,7 +24,6 @@ from fastvid_kernels.cli.progress import progress_bar
 from fastvid_kernels.cli.video import SampledVideo, default_clip, sample_video
 from fastvid_kernels.ops import backend_for
 
-MAX_FRAMES = 256
 TIMED_RUNS = 9
 NOTE = "Tokens are patch descriptors, attention is patch contrast: no vision model ran."
 CAVEAT = "They show how the method works; with a model's features it keeps other tokens."
@@ -47,9 +46,9 @@ def demo(
     """
     if not 1 <= frames <= MAX_FRAMES:
         raise CommandError(f"--frames must be from 1 to {MAX_FRAMES}, got {frames}")
-    config = _config(retention)
+    config = check_retention(retention, TOKENS_PER_FRAME)
     _check_output(output)
-    run_on = _device(device)
+    run_on = chosen_device(device)
     console = Console()
     with progress_bar(console, "decoding") as on_progress:
         sampled = sample_video(video or default_clip(), frames, on_progress)
@@ -80,19 +79,6 @@ class _Result:
     device: torch.device
 
 
-def _config(retention: float) -> PruneConfig:
-    try:
-        config = PruneConfig(retention_ratio=retention)
-    except ValueError as error:
-        raise CommandError(f"--retention must be above 0 and at most 1, got {retention:g}") from error
-    if config.kept_per_frame(TOKENS_PER_FRAME) == 0:
-        smallest = math.ceil(1e6 / TOKENS_PER_FRAME) / 1e6
-        raise CommandError(
-            f"--retention {retention:g} keeps none of a frame's {TOKENS_PER_FRAME} tokens; use {smallest} or more"
-        )
-    return config
-
-
 def _check_output(output: Path) -> None:
     if output.suffix.lower() != ".png":
         raise CommandError(f"--output must be a .png file, got {output}")
@@ -100,18 +86,6 @@ def _check_output(output: Path) -> None:
         raise CommandError(f"--output must be a file, but {output} is a folder")
     if not output.parent.is_dir():
         raise CommandError(f"there is no folder {output.parent} for --output")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).cpu()
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        # What PyTorch says of devices it lacks runs over several lines.
-        raise CommandError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _prune(
@@ -153,7 +127,7 @@ def _wait(device: torch.device) -> None:
 def _draw(result: _Result) -> Image.Image:
     video, explanation = result.video, result.explanation
     sampled = f"{len(video.frames)} of {_count(video.num_source_frames, 'frame')}"
-    timed = f"{1e3 * result.seconds:.1f} ms ({backend_for(result.device)}, {_device_name(result.device)})"
+    timed = f"{1e3 * result.seconds:.1f} ms ({backend_for(result.device)}, {device_name(result.device)})"
     picture, _ = draw_pruning(
         frames=video.frames,
         captions=[_captions(index, at) for index, at in zip(video.source_indices, video.times, strict=True)],
@@ -190,7 +164,7 @@ def _summary(result: _Result) -> Table:
         ("tokens after", _kept(result)),
         ("time", f"{1e3 * result.seconds:.2f} ms, median of {TIMED_RUNS} runs after a warm-up"),
         ("backend", backend_for(result.device)),
-        ("device", _device_name(result.device)),
+        ("device", device_name(result.device)),
         ("torch", torch.__version__),
     ):
         table.add_row(name, escape(value))
@@ -236,10 +210,6 @@ def _gap(video: SampledVideo) -> str | None:
 
 def _kept(result: _Result) -> str:
     return f"{result.num_kept:,} ({result.num_kept / result.num_tokens:.1%})"
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def _count(number: int, noun: str) -> str:

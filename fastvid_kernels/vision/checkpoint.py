@@ -76,7 +76,8 @@ def _read_tensors(files: CheckpointFiles, shapes: dict[str, list[int]]) -> dict[
     tensors: dict[str, Tensor] = {}
     for shard in sorted({shards[stored] for stored in names.values()}):
         in_shard = {name: stored for name, stored in names.items() if shards[stored] == shard}
-        tensors |= _read_shard(files.find(shard), in_shard, shapes)
+        path = weights if shard == weights.name else files.find(shard)
+        tensors |= _read_shard(path, in_shard, shapes)
     return tensors
 
 

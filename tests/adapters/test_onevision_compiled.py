@@ -1,0 +1,48 @@
+"""A pruned LLaVA-OneVision under `torch.compile`: what is traced, and what it answers; code generation is left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fastvid_kernels.adapters import apply_fastvid
+from tests.adapters import tiny
+from tests.adapters.test_onevision_prefill import inputs_of, video_prompt
+
+CACHES = {
+    "dynamic": lambda model: tiny.transformers.DynamicCache(config=model.config.text_config),
+    "static": lambda model: tiny.transformers.StaticCache(config=model.config.text_config, max_cache_len=200),
+}
+
+
+@pytest.fixture
+def model(siglip_directory: Any) -> Any:
+    torch.compiler.reset()
+    model = tiny.llava_onevision()
+    apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
+    return model
+
+
+def test_prefill(model: Any) -> None:
+    """Where the kept tokens are counted, and where the model checks its placeholders, the graph breaks."""
+    compiled = torch.compile(model, backend="eager")
+    for seed in (3, 4):
+        inputs = inputs_of(video_prompt(seed))
+        torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_decoding_is_one_graph(model: Any, cache: str) -> None:
+    prompt = video_prompt(3)
+    caches = [CACHES[cache](model) for _ in range(2)]
+    for one in caches:
+        model(**inputs_of(prompt), past_key_values=one)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for step, token in enumerate(tiny.words(5, 4)):
+        inputs = {"input_ids": torch.tensor([[token]]), "position_ids": torch.tensor([[len(prompt.ids) + step]])}
+        logits = [
+            call(**inputs, past_key_values=one).logits for call, one in zip((model, compiled), caches, strict=True)
+        ]
+        torch.testing.assert_close(*logits, rtol=0, atol=1e-5)

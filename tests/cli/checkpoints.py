@@ -1,0 +1,41 @@
+"""Small checkpoints on disk, in the formats that the real ones have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.adapters import tiny
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}ask {% for part in message['content'] %}"
+    "{{ '<video> ' if part['type'] == 'video' else part['text'] }}{% endfor %} answer{% endfor %}"
+)
+WORDS = ["[PAD]", "[UNK]", "ask", "answer", *(f"w{number}" for number in range(4, tiny.VIDEO)), "<video>", "<image>"]
+
+
+def write_llava(directory: Path, *, chat_template: str = CHAT_TEMPLATE) -> Path:
+    """`tiny.llava_onevision()`, with a tokenizer of words and a chat template in the processor's file."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tiny.llava_onevision().save_pretrained(directory)
+    vocabulary = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="[UNK]", pad_token="[PAD]")
+    tokenizer.save_pretrained(directory)
+    preprocessor = {
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "size": {"height": 40, "width": 40},
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.25, 0.3],
+    }
+    (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    (directory / "chat_template.json").write_text(json.dumps({"chat_template": chat_template}))
+    return directory
+
+
+def write_siglip(directory: Path) -> Path:
+    """`tiny.siglip()`."""
+    tiny.siglip().save_pretrained(directory)
+    return directory
