@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from fastvid_kernels import prune
+from fastvid_kernels import PruneConfig, prune
 from fastvid_kernels.adapters import apply_fastvid, llava_next
 from fastvid_kernels.adapters.decoder import mark_dropped
 from tests.adapters import tiny, tiny_llava
-from tests.adapters.tiny_llava import inputs_of, video_prompt
+from tests.adapters.tiny_llava import IMAGE_TOKEN, Prompt, inputs_of, video_prompt
 from tests.golden import load_case
 
 
@@ -137,3 +137,31 @@ def test_a_marked_newline_has_no_token_of_its_row() -> None:
 
     marked = llava_next.marking_newlines(with_newlines)(tokens)
     assert torch.equal(marked[:, -1].isinf().all(1), torch.tensor([True, False]))
+
+
+def test_what_the_siglip_tower_of_llava_gives(model: Any, tmp_path: Any) -> None:
+    """The patches that are scored left the last layer but one, before any norm; 27 by 27 of them become 13 by 13."""
+    encoder = pytest.importorskip(
+        "llava.model.multimodal_encoder.siglip_encoder", reason="not shown: this needs the tower of the real llava"
+    )
+    sizes = tiny.VISION | {"image_size": 54, "patch_size": 2, "num_hidden_layers": 3}
+    torch.manual_seed(2)
+    siglip = tiny.transformers.SiglipVisionModel(tiny.transformers.SiglipVisionConfig(**sizes)).eval()
+    siglip.save_pretrained(tmp_path)
+    tower = encoder.SigLipVisionTower(str(tmp_path), model.config, delay_load=True)
+    tower.load_model()
+    tower.config = tower.vision_tower.config
+    model.model.vision_tower = tower.eval()
+    scored: list[torch.Tensor] = []
+
+    def score(patches: torch.Tensor) -> tuple[torch.Tensor, None]:
+        scored.append(patches)
+        return patches.norm(dim=2), None
+
+    llava_next.patch(model, lambda hidden_size: score, PruneConfig(), "auto")
+    video = torch.randn(3, 3, 54, 54, generator=torch.Generator().manual_seed(1))
+    prompt = Prompt([1, IMAGE_TOKEN, 2], (video,), ("video",))
+    logits = model(**inputs_of(prompt)).logits
+    assert logits.shape[1] == 3 * 13 * 14 + 2
+    expected = siglip(video, output_hidden_states=True).hidden_states[-2]
+    torch.testing.assert_close(scored[0], expected, rtol=0, atol=1e-5 * expected.abs().max().item())
