@@ -123,6 +123,18 @@ def pruned_part(cache: Any) -> Pruned | None:
     return cache.pruned if isinstance(cache, PrunedCache) else None
 
 
+def as_cache(cache: Any) -> Any:
+    """A cache that can remember; before 4.48, transformers gives a caller who gave no cache tuples of tensors."""
+    if not isinstance(cache, tuple):
+        return cache
+    from transformers import DynamicCache
+
+    remembering = DynamicCache()
+    for layer, (keys, values) in enumerate(cache):
+        remembering.update(keys, values, layer)
+    return remembering
+
+
 def remember(cache: Any, pruned: Pruned) -> None:
     """Make a cache know what its entries stand for, in place."""
     if not isinstance(cache, PrunedCache):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fastvid_kernels.adapters.cache import Pruned, pruned_part, remember, set_counting_entries
+from fastvid_kernels.adapters.cache import Pruned, as_cache, pruned_part, remember, set_counting_entries
 
 _POSITIONAL = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds")
 
@@ -37,6 +37,11 @@ def mark_dropped(tokens: Tensor, kept: Tensor, indices: Tensor) -> Tensor:
         `[F, N, D]`: kept tokens in their places, -inf everywhere else.
     """
     return torch.full_like(tokens, -math.inf).flatten(0, 1).index_copy(0, indices, kept).view(tokens.shape)
+
+
+def masks_made_by_the_decoder(*, attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
+    """In place of `create_masks_for_generate`: the mask of tokens as it is."""
+    return attention_mask
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,9 @@ class PrunedDecoder:
         kwargs["position_ids"] = (torch.arange(length, device=inputs.device) + entries)[None]
         if kwargs.get("cache_position") is not None:
             kwargs["cache_position"] = kwargs["position_ids"][0]
+        if "return_dict" in kwargs:
+            # `_after` needs the names; a caller who wanted a tuple can index what it gets.
+            kwargs["return_dict"] = True
         self._positions = positions
         return (), kwargs
 
@@ -127,7 +135,8 @@ class PrunedDecoder:
         if gathered is None or will_hold is None or output is None:
             return None
         cache = kwargs.get("past_key_values")
-        cache = output.past_key_values if cache is None else cache
+        if cache is None:
+            cache = output.past_key_values = as_cache(output.past_key_values)
         if cache is not None:
             remember(cache, will_hold)
         hidden = output.last_hidden_state

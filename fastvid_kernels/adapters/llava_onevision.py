@@ -17,9 +17,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastvid_kernels.adapters.decoder import PrunedDecoder
+from fastvid_kernels.adapters.decoder import PrunedDecoder, masks_made_by_the_decoder
 from fastvid_kernels.adapters.handle import FastVidHandle
 from fastvid_kernels.adapters.pruner import InputCapture, VideoPruner
 from fastvid_kernels.adapters.scoring import Scorer
@@ -65,11 +64,6 @@ class MarkedVideoFeatures:
         marked = self._pruner(patches, tokens.reshape(frames, n, channels), videos)
         outputs.pooler_output = torch.cat([marked.view(tokens.shape), newline], dim=1)
         return outputs
-
-
-def masks_made_by_the_decoder(*, attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
-    """In place of `create_masks_for_generate`: the mask of tokens as it is."""
-    return attention_mask
 
 
 def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, backend: Backend) -> FastVidHandle:

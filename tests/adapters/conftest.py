@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.adapters import flash, tiny
+from tests.adapters import flash, llava_lanes, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +59,10 @@ def unpatched(model: Any, twin: Any) -> Any:
     for ours, its in ((twin.config, model.config), (twin.config.text_config, model.config.text_config)):
         ours._attn_implementation_internal = its._attn_implementation
     return twin
+
+
+@pytest.fixture(scope="session", params=llava_lanes.LANES)
+def llava(request: pytest.FixtureRequest) -> Any:
+    """The module of the llava package that defines the model: the stand-in's, and the real one's if there is one."""
+    with llava_lanes.imported(request.param) as module:
+        yield module

@@ -54,7 +54,7 @@ def llava_onevision(seed: int = 0, dtype: torch.dtype = torch.float32, attention
     )
     torch.manual_seed(seed)
     model = transformers.LlavaOnevisionForConditionalGeneration(config)
-    _spread(model)
+    spread(model)
     model.set_attn_implementation(attention)
     return model.to(dtype).eval()
 
@@ -63,11 +63,12 @@ def siglip(seed: int = 1) -> Any:
     """A SigLIP vision model, whose head fits the model's vision tower."""
     torch.manual_seed(seed)
     model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION))
-    _spread(model)
+    spread(model)
     return model.eval()
 
 
-def _spread(model: torch.nn.Module) -> None:
+def spread(model: torch.nn.Module) -> None:
+    """Give every parameter of a model a random value."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.3 if parameter.dim() == 1 else 2 / parameter.shape[-1] ** 0.5)

@@ -1,0 +1,186 @@
+"""LLaVA-OneVision and LLaVA-Video of the llava package (LLaVA-NeXT).
+
+Changes to the instance, all undone by `FastVidHandle.remove`:
+
+- `prepare_inputs_labels_for_multimodal` lets a hook on `mm_projector` keep what goes through it for so long;
+- `get_2dPool`, which llava calls for videos and for nothing else, marks the tokens that are dropped;
+- `add_token_per_grid` and `add_token_per_frame` mark a newline too where all tokens of its row, or frame, are dropped;
+- the hooks of `PrunedDecoder` on the language model;
+- `create_masks_for_generate` leaves masks of static caches to the decoder, which alone knows what the cache holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fastvid_kernels.adapters.decoder import PrunedDecoder, masks_made_by_the_decoder
+from fastvid_kernels.adapters.handle import FastVidHandle
+from fastvid_kernels.adapters.pruner import VideoPruner
+from fastvid_kernels.adapters.scoring import Scorer
+from fastvid_kernels.adapters.versions import check_transformers
+from fastvid_kernels.api import Backend
+from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.validation import check_keeps_some
+from fastvid_kernels.vision import pool_to_grid, pooled_grid
+
+_NEWLINE_POSITIONS = ("one_token", "grid", "frame", "no_token")
+_POOL_MODES = ("bilinear", "average", "max")
+_STRIDE = 2
+
+
+def check_version() -> None:
+    """Raise if transformers is none of the versions this was tested with.
+
+    Raises:
+        RuntimeError: it is not.
+    """
+    check_transformers(
+        "4.46",
+        "5.24",
+        "4.40.2, which llava pins, makes its rotary table as long as the cache, so that survivors cannot keep their "
+        "original positions; llava runs as it is with 4.51.3",
+    )
+
+
+class ProjectorRecord:
+    """A hook that remembers which patches became which features, during calls that are wrapped with `during`."""
+
+    def __init__(self, projector: nn.Module) -> None:
+        self._projector = projector
+        self._recording = False
+        self._patches: Tensor | None = None
+        self._features: Tensor | None = None
+
+    def attach(self) -> list[RemovableHandle]:
+        """Put the hook in place."""
+        return [self._projector.register_forward_hook(self._keep)]
+
+    def during(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """`run`, with a record kept until it returns."""
+
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            self._recording = True
+            try:
+                return run(*args, **kwargs)
+            finally:
+                self._recording, self._patches, self._features = False, None, None
+
+        return recorded
+
+    def patches_of(self, features: Tensor) -> Tensor:
+        """The patches `[F, P, H]` that were projected to some frames' features `[F, P, D]`.
+
+        llava projects the frames of all videos and images at once and splits the result: where a split begins in the
+        memory of the whole says which frames it has.
+        """
+        patches, whole = self._patches, self._features
+        if patches is None or whole is None or not _share_memory(features, whole):
+            raise RuntimeError(
+                "get_2dPool of the model must be called by prepare_inputs_labels_for_multimodal, on what mm_projector "
+                "returned there: a llava that prepares videos in another way is not supported"
+            )
+        first = (features.storage_offset() - whole.storage_offset()) // whole.stride(0)
+        return patches[first : first + len(features)]
+
+    def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self._recording:
+            self._patches, self._features = args[0], output
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+class MarkedPooling:
+    """`get_2dPool` with its dropped tokens marked."""
+
+    def __init__(self, original: Callable[..., Tensor], record: ProjectorRecord, pruner: VideoPruner) -> None:
+        self._original = original
+        self._record = record
+        self._pruner = pruner
+
+    def __call__(self, features: Tensor, stride: int = _STRIDE) -> Tensor:
+        """Pooled features `[F, N, D]`, -inf where dropped, of projected features `[F, P, D]`."""
+        if stride != _STRIDE:
+            raise ValueError(f"get_2dPool must pool with stride {_STRIDE} where video tokens are pruned, got {stride}")
+        return self._pruner(self._record.patches_of(features), self._original(features, stride))
+
+
+def marking_newlines(original: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`add_token_per_grid` or `add_token_per_frame` that marks the newlines of which no token is left.
+
+    A newline that is kept stands where it stood: it ends a row of the grid, or a frame, that has a survivor.
+    """
+
+    def marked(tokens: Tensor) -> Tensor:
+        stream = original(tokens)
+        channels = stream.shape[-1]
+        newlines = (stream.numel() - tokens.numel()) // channels
+        rows, newline = stream.reshape(newlines, -1, channels).tensor_split([-1], dim=1)
+        alone = (rows == -math.inf).all(2).all(1)
+        newline = newline.masked_fill(alone[:, None, None], -math.inf)
+        return torch.cat([rows, newline], dim=1).view(stream.shape)
+
+    return marked
+
+
+def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, backend: Backend) -> FastVidHandle:
+    """Make a `LlavaQwenForCausalLM` prune its videos.
+
+    Args:
+        model: the model, its vision tower loaded.
+        scorer_for: gives the scorer of patches of so many channels.
+        config: the hyperparameters.
+        backend: as in `prune`.
+
+    Raises:
+        ValueError: the model's configuration is one that this adapter does not know, or no token would be kept.
+
+    Source: SPEC section 8 for the newlines.
+    """
+    _check_supported(model)
+    tower = model.get_vision_tower()
+    side = tower.num_patches_per_side
+
+    def pool(attention: Tensor) -> Tensor:
+        return pool_to_grid(attention, grid=(side, side), mode=model.config.mm_spatial_pool_mode)
+
+    check_keeps_some(math.prod(pooled_grid((side, side), model.config.mm_spatial_pool_mode)), config)
+    record = ProjectorRecord(model.get_model().mm_projector)
+    pruner = VideoPruner(scorer_for(tower.hidden_size), pool, config, backend)
+    changed = {
+        "prepare_inputs_labels_for_multimodal": record.during(model.prepare_inputs_labels_for_multimodal),
+        "get_2dPool": MarkedPooling(model.get_2dPool, record, pruner),
+        "add_token_per_grid": marking_newlines(model.add_token_per_grid),
+        "add_token_per_frame": marking_newlines(model.add_token_per_frame),
+        "create_masks_for_generate": masks_made_by_the_decoder,
+    }
+
+    with FastVidHandle.undone_on_error(model, config, pruner) as handle:
+        for name, value in changed.items():
+            handle.set_attribute(model, name, value)
+        handle.add_hooks(record.attach())
+        handle.add_hooks(PrunedDecoder(model.get_model()).attach())
+    return handle
+
+
+def _check_supported(model: Any) -> None:
+    config = model.config
+    if model.get_vision_tower() is None or getattr(model.get_model(), "mm_projector", None) is None:
+        raise ValueError("the model must have a vision tower and mm_projector: load them before apply_fastvid")
+    newline = getattr(config, "mm_newline_position", "one_token")
+    if newline not in _NEWLINE_POSITIONS:
+        raise ValueError(f"mm_newline_position of the model must be one of {_NEWLINE_POSITIONS}, got {newline!r}")
+    mode = getattr(config, "mm_spatial_pool_mode", None)
+    if mode not in _POOL_MODES:
+        raise ValueError(f"mm_spatial_pool_mode of the model must be one of {_POOL_MODES}, got {mode!r}")
+    if getattr(config, "add_faster_video", False):
+        raise ValueError("add_faster_video of the model must be False: videos at two resolutions are not supported")
+    if getattr(config, "use_sliding_window", False):
+        raise ValueError("use_sliding_window of the model must be False: a window over pruned tokens is not supported")
