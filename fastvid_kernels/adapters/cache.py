@@ -78,6 +78,19 @@ class PrunedCache:
         entries = super().get_seq_length(*args, **kwargs)  # type: ignore[misc]
         return entries if self.pruned is None or self.counts_entries else entries + self.pruned.removed
 
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Take in new keys and values.
+
+        Raises:
+            RuntimeError: they come from a decoder that does not know that tokens were pruned.
+        """
+        if self.pruned is not None and not self.counts_entries:
+            raise RuntimeError(
+                "past_key_values holds a pruned video, and the model prunes no longer: continue it before remove(), or "
+                "start from an empty cache"
+            )
+        return super().update(*args, **kwargs)  # type: ignore[misc]
+
     def crop(self, length: int) -> None:
         """Shorten the cache by `-length` tokens, or, as older versions have it, to `length` tokens.
 

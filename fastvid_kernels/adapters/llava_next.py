@@ -49,7 +49,7 @@ def check_version() -> None:
 
 
 class ProjectorRecord:
-    """A hook that remembers which patches became which features, during calls that are wrapped with `during`."""
+    """A hook that remembers which patches became which features, while a `RecordedCall` runs."""
 
     def __init__(self, projector: nn.Module) -> None:
         self._projector = projector
@@ -61,17 +61,13 @@ class ProjectorRecord:
         """Put the hook in place."""
         return [self._projector.register_forward_hook(self._keep)]
 
-    def during(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        """`run`, with a record kept until it returns."""
+    def start(self) -> None:
+        """Remember from here on."""
+        self._recording = True
 
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            self._recording = True
-            try:
-                return run(*args, **kwargs)
-            finally:
-                self._recording, self._patches, self._features = False, None, None
-
-        return recorded
+    def forget(self) -> None:
+        """Stop, and let go of what was remembered."""
+        self._recording, self._patches, self._features = False, None, None
 
     def patches_of(self, features: Tensor) -> Tensor:
         """The patches `[F, P, H]` that were projected to some frames' features `[F, P, D]`.
@@ -97,6 +93,25 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
+# What replaces a method is an object and no closure: a deep copy of the model then has its own, bound to the copy.
+
+
+class RecordedCall:
+    """A method during which a record is kept."""
+
+    def __init__(self, original: Callable[..., Any], record: ProjectorRecord) -> None:
+        self._original = original
+        self._record = record
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the method returns."""
+        self._record.start()
+        try:
+            return self._original(*args, **kwargs)
+        finally:
+            self._record.forget()
+
+
 class MarkedPooling:
     """`get_2dPool` with its dropped tokens marked."""
 
@@ -112,22 +127,24 @@ class MarkedPooling:
         return self._pruner(self._record.patches_of(features), self._original(features, stride))
 
 
-def marking_newlines(original: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+class MarkedNewlines:
     """`add_token_per_grid` or `add_token_per_frame` that marks the newlines of which no token is left.
 
     A newline that is kept stands where it stood: it ends a row of the grid, or a frame, that has a survivor.
     """
 
-    def marked(tokens: Tensor) -> Tensor:
-        stream = original(tokens)
+    def __init__(self, original: Callable[[Tensor], Tensor]) -> None:
+        self._original = original
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """The stream of tokens and newlines, -inf where dropped, of tokens `[F, N, D]`, -inf where dropped."""
+        stream = self._original(tokens)
         channels = stream.shape[-1]
         newlines = (stream.numel() - tokens.numel()) // channels
         rows, newline = stream.reshape(newlines, -1, channels).tensor_split([-1], dim=1)
         alone = (rows == -math.inf).all(2).all(1)
         newline = newline.masked_fill(alone[:, None, None], -math.inf)
         return torch.cat([rows, newline], dim=1).view(stream.shape)
-
-    return marked
 
 
 def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, backend: Backend) -> FastVidHandle:
@@ -155,10 +172,10 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
     record = ProjectorRecord(model.get_model().mm_projector)
     pruner = VideoPruner(scorer_for(tower.hidden_size), pool, config, backend)
     changed = {
-        "prepare_inputs_labels_for_multimodal": record.during(model.prepare_inputs_labels_for_multimodal),
+        "prepare_inputs_labels_for_multimodal": RecordedCall(model.prepare_inputs_labels_for_multimodal, record),
         "get_2dPool": MarkedPooling(model.get_2dPool, record, pruner),
-        "add_token_per_grid": marking_newlines(model.add_token_per_grid),
-        "add_token_per_frame": marking_newlines(model.add_token_per_frame),
+        "add_token_per_grid": MarkedNewlines(model.add_token_per_grid),
+        "add_token_per_frame": MarkedNewlines(model.add_token_per_frame),
         "create_masks_for_generate": masks_made_by_the_decoder,
     }
 

@@ -33,8 +33,21 @@ def test_it_is_as_long_as_what_it_stands_for(cache: Any) -> None:
     set_counting_entries(cache, True)
     assert cache.get_seq_length() == ENTRIES
     set_counting_entries(cache, False)
-    cache.update(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4), 0)
+    append(cache, 3)
     assert cache.get_seq_length() == ENTRIES + REMOVED + 3
+
+
+def append(cache: Any, count: int) -> None:
+    """As the decoder does."""
+    set_counting_entries(cache, True)
+    cache.update(torch.randn(2, 1, count, 4), torch.randn(2, 1, count, 4), 0)
+    set_counting_entries(cache, False)
+
+
+def test_a_decoder_that_knows_of_no_pruning_is_refused(cache: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"the model prunes no longer.*before remove\(\)"):
+        cache.update(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4), 0)
+    assert cache.get_seq_length() == ENTRIES + REMOVED
 
 
 def test_a_cache_that_knows_nothing() -> None:
@@ -74,7 +87,7 @@ def test_a_copy_knows_it_too_and_goes_its_own_way(cache: Any, copied: Any) -> No
 
 def test_crop(cache: Any) -> None:
     keys = cache.layers[0].keys
-    cache.update(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4), 0)
+    append(cache, 3)
     cache.crop(-3)
     assert torch.equal(cache.layers[0].keys, keys)
     cache.crop(-2)

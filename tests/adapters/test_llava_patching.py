@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -135,7 +136,7 @@ def test_a_marked_newline_has_no_token_of_its_row() -> None:
     def with_newlines(tokens: torch.Tensor) -> torch.Tensor:
         return torch.cat([tokens, torch.zeros(2, 1, 4)], dim=1)
 
-    marked = llava_next.marking_newlines(with_newlines)(tokens)
+    marked = llava_next.MarkedNewlines(with_newlines)(tokens)
     assert torch.equal(marked[:, -1].isinf().all(1), torch.tensor([True, False]))
 
 
@@ -165,3 +166,17 @@ def test_what_the_siglip_tower_of_llava_gives(model: Any, tmp_path: Any) -> None
     assert logits.shape[1] == 3 * 13 * 14 + 2
     expected = siglip(video, output_hidden_states=True).hidden_states[-2]
     torch.testing.assert_close(scored[0], expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_a_deep_copy_is_a_model_of_its_own(model: Any, siglip_directory: Any) -> None:
+    handle = apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
+    copied = copy.deepcopy(model)
+    inputs = inputs_of(video_prompt(3))
+    expected = model(**inputs).logits
+    handle.remove()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(copied(**inputs).logits, expected), "it goes on pruning, with weights of its own"
+    copied.fastvid_handle.remove()
+    assert not torch.equal(copied(**inputs).logits, expected)

@@ -76,6 +76,13 @@ def test_an_exception_inside_the_model_leaves_it_usable(
     check_row(model(**inputs_of(prompt)).logits[0], prompt, tiny.llava_onevision(), head)
 
 
+def test_a_pruned_conversation_ends_with_the_patch(model: Any, siglip_directory: Any) -> None:
+    with apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS):
+        cache = model(**inputs_of(video_prompt(3)), use_cache=True).past_key_values
+    with pytest.raises(RuntimeError, match="the model prunes no longer"):
+        model(input_ids=torch.tensor([[5]]), past_key_values=cache)
+
+
 def test_other_hyperparameters_after_removal(model: Any, siglip_directory: Any) -> None:
     counts = []
     for ratio in (0.1, 0.5):
