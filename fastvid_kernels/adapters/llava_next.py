@@ -163,12 +163,9 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
     """
     _check_supported(model)
     tower = model.get_vision_tower()
-    side = tower.num_patches_per_side
-
-    def pool(attention: Tensor) -> Tensor:
-        return pool_to_grid(attention, grid=(side, side), mode=model.config.mm_spatial_pool_mode)
-
-    check_keeps_some(math.prod(pooled_grid((side, side), model.config.mm_spatial_pool_mode)), config)
+    side, mode = tower.num_patches_per_side, model.config.mm_spatial_pool_mode
+    pool = partial(pool_to_grid, grid=(side, side), mode=mode, stride=_STRIDE)
+    check_keeps_some(math.prod(pooled_grid((side, side), mode, _STRIDE)), config)
     record = ProjectorRecord(model.get_model().mm_projector)
     pruner = VideoPruner(scorer_for(tower.hidden_size), pool, config, backend)
     changed = {
