@@ -8,6 +8,7 @@ merged rows from the assignments that were made.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,8 +55,10 @@ def check_anchors(
     assert torch.equal(record.anchors - first_token, peaks)
 
 
-def check_assignment(record: AnchorFrame, tokens: Tensor, oracle_pool: Tensor) -> None:
-    """Every pool token joined the anchor of the largest cosine, or one within `COSINE_MARGIN` of it."""
+def check_assignment(
+    record: AnchorFrame, tokens: Tensor, oracle_pool: Tensor, cosine_margin: float = COSINE_MARGIN
+) -> None:
+    """Every pool token joined the anchor of the largest cosine, or one within a margin of it."""
     assert torch.equal(record.joined, oracle_pool)
     flat = tokens.flatten(0, 1).double()
     similarity = reference.similarities(flat[record.joined], flat[record.anchors])
@@ -64,7 +67,7 @@ def check_assignment(record: AnchorFrame, tokens: Tensor, oracle_pool: Tensor) -
     exact = reference.assign(similarity)
     best = similarity.gather(1, exact[:, None])
     got = similarity.gather(1, chosen[:, None])
-    margin = COSINE_MARGIN * flat[record.joined].norm(dim=1, keepdim=True)
+    margin = cosine_margin * flat[record.joined].norm(dim=1, keepdim=True)
     assert ((chosen[:, None] == exact[:, None]) | (best - got <= margin)).all()
     # Between equal anchors nothing is left to rounding.
     anchors = flat[record.anchors]
@@ -103,9 +106,16 @@ def check_against_oracle(
     cu_frames: Tensor | None,
     hyperparameters: dict[str, Any],
     explanation: Explanation,
-    distances_of: Any,
+    distances_of: Callable[[Tensor, int], Tensor],
+    *,
+    check_peaks: Callable[[AnchorFrame, Tensor, Tensor], None] | None = None,
+    cosine_margin: float = COSINE_MARGIN,
 ) -> None:
-    """All stages. `distances_of(tokens, frame)` gives the backend's squared distances `[N, N]` of a frame."""
+    """All stages. `distances_of(tokens, frame)` gives the backend's squared distances `[N, N]` of a frame.
+
+    `check_peaks(record, distances, candidates)` judges density, score and anchors from those; without it the anchors
+    must be exactly the oracle's.
+    """
     oracle = reference.prune(tokens, attn, frame_features, cu_frames, **hyperparameters)
     check_plan(explanation, oracle)
     n, dim = tokens.shape[1:]
@@ -114,9 +124,13 @@ def check_against_oracle(
     for ours, exact in zip(explanation.anchor_frames, oracle.anchor_frames, strict=True):
         distances = distances_of(tokens, ours.frame)
         check_distances(distances, exact.candidates, exact.squared_distances, tokens[ours.frame])
-        check_anchors(ours, distances, exact.candidates, dim, hyperparameters.get("num_neighbors", 4), ours.frame * n)
+        if check_peaks is None:
+            num_neighbors = hyperparameters.get("num_neighbors", 4)
+            check_anchors(ours, distances, exact.candidates, dim, num_neighbors, ours.frame * n)
+        else:
+            check_peaks(ours, distances, exact.candidates)
         pool = reference.pool_of_anchor_frame(oracle.segments[exact.segment], n, [*flat_salient], ours.anchors.tolist())
-        check_assignment(ours, tokens, torch.tensor(pool, dtype=torch.int64))
+        check_assignment(ours, tokens, torch.tensor(pool, dtype=torch.int64), cosine_margin)
         rows = explanation.tokens[[row_of[index] for index in ours.anchors.tolist()]]
         check_merged_rows(ours, tokens, rows, hyperparameters.get("beta", 0.6))
     salient_rows = [row_of[index] for index in explanation.salient.tolist()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
@@ -9,6 +10,7 @@ from fastvid_kernels.kernels.gram import product
 from fastvid_kernels.kernels.launch import Call
 from fastvid_kernels.kernels.plan import segment_budget
 from fastvid_kernels.kernels.select import FREE, SALIENT
+from fastvid_kernels.kernels.ties import first_of, has_close_rival, settle_ties
 
 _BLOCK_M = 64
 _LANES = 4
@@ -41,6 +43,7 @@ def assign_kernel(
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
+    SETTLES_TIES: tl.constexpr,
 ):
     """Slot of the most similar anchor, -1 for a token that joins none, for BLOCK_M tokens of a frame.
 
@@ -52,13 +55,15 @@ def assign_kernel(
     i = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     state = tl.load(state_ptr + t.to(tl.int64) * PADDED + i, mask=i < N, other=SALIENT)
     # Rows beyond the frame read its last token, slots beyond the anchors its first: no mask, and nothing is stored.
-    x_rows = x_ptr + t.to(tl.int64) * stride_t + tl.minimum(i, N - 1).to(tl.int64) * stride_n
+    frame_ptr = x_ptr + t.to(tl.int64) * stride_t
+    x_rows = frame_ptr + tl.minimum(i, N - 1).to(tl.int64) * stride_n
     for ordinal in range(tl.program_id(2), (end - start + interval - 1) // interval, LANES):
         u = end - 1 - ordinal * interval
         _, n_context, _, _ = segment_budget(u, start, end, N, K, context_millionths, interval)
         slots = u.to(tl.int64) * SLOTS
         anchor_frame_ptr = x_ptr + u.to(tl.int64) * stride_t
         best = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        runner_up = best
         nearest = tl.zeros([BLOCK_M], tl.int32)
         for first_slot in range(0, n_context, BLOCK_SLOTS):
             slot = first_slot + tl.arange(0, BLOCK_SLOTS)
@@ -77,12 +82,21 @@ def assign_kernel(
             usable = exists[None, :] & (similarity == similarity)
             similarity = tl.where(usable, similarity, float("-inf"))
             block_best = tl.max(similarity, axis=1)
-            first_best = tl.min(tl.where(similarity == block_best[:, None], slot[None, :], SLOTS), axis=1)
+            first_best = first_of(similarity, slot, SLOTS)
+            if SETTLES_TIES:
+                others = tl.where(slot[None, :] == first_best[:, None], float("-inf"), similarity)
+                runner_up = tl.maximum(runner_up, tl.maximum(tl.max(others, axis=1), tl.minimum(best, block_best)))
             # Strictly better: among equals, and where nothing is comparable, the first anchor stands.
             better = block_best > best
             nearest = tl.where(better, first_best, nearest)
             best = tl.where(better, block_best, best)
         barred = tl.where(t == u, state != FREE, state == SALIENT)
+        if SETTLES_TIES:
+            is_tied = has_close_rival(best, runner_up) & (i < N) & ~barred
+            nearest = settle_ties(
+                nearest, is_tied, i, frame_ptr, anchor_frame_ptr, anchor_ptr + slots, n_context, stride_n, stride_d,
+                N, D, BLOCK_SLOTS, BLOCK_D,
+            )  # fmt: skip
         joined = tl.where((n_context > 0) & (i < N), tl.where(barred, -1, nearest), -1)
         cell = (t.to(tl.int64) * ordinals + ordinal) * PADDED
         tl.store(nearest_ptr + cell + i, joined.to(tl.int16), mask=i < N)
@@ -110,6 +124,8 @@ def launch_assign(call: Call) -> None:
         BLOCK_D=call.depth,
         num_warps=4,
         num_stages=call.stages,
+        # Half precision has lost more in its own rounding than float32 sums lose.
+        SETTLES_TIES=call.tokens.dtype == torch.float32,
         **call.strides,
         **call.plan,
         **call.arithmetic,

@@ -53,6 +53,33 @@ def video(frames: int, n: int, dim: int, dtype: torch.dtype, seed: int) -> tuple
     return tokens.to(dtype), attn.to(dtype), features.to(dtype)
 
 
+RAGGED = {"retention_ratio": 0.3, "min_segments": 3}
+
+
+def ragged_batch(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tokens, attention, features and `cu_frames` of four videos, of one frame and of several."""
+    return *video(23, 20, 16, dtype, seed=5), torch.tensor([0, 1, 9, 10, 23], dtype=torch.int32)
+
+
+def small_integers(seed: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Tokens and attention full of ties, whose distances are exact in float32; and hyperparameters."""
+    generator = torch.Generator().manual_seed(seed)
+    frames, n, dim = (
+        int(torch.randint(low, high, (), generator=generator)) for low, high in ((1, 13), (2, 25), (1, 9))
+    )
+    hyperparameters = {
+        "retention_ratio": (0.5, 0.7, 1.0)[seed % 3],
+        "min_segments": (1, 3, 8)[seed // 3 % 3],
+        "tau": (-0.5, 0.3, 0.9)[seed // 9 % 3],
+        "dtm_ratio": (0.4, 0.7, 1.0)[seed // 2 % 3],
+        "anchor_interval": (1, 2, 4)[seed // 4 % 3],
+        "num_neighbors": (1, 4, 30)[seed // 5 % 3],
+    }
+    tokens = torch.randint(-2, 3, (frames, n, dim), generator=generator).float()
+    attn = torch.randint(0, 4, (frames, n), generator=generator).float()
+    return tokens, attn, hyperparameters
+
+
 def own_distances(tokens: Tensor, frame: int) -> Tensor:
     return squared_distances(tokens, [frame])[0]
 
@@ -73,21 +100,9 @@ def test_every_stage_matches_the_oracle(name: str, dtype: torch.dtype, given_fea
 
 @pytest.mark.parametrize("seed", range(60))
 def test_small_integers_match_index_for_index(seed: int) -> None:
-    """Their distances are exact in float32, so nothing is left to rounding up to the anchors, ties included."""
-    generator = torch.Generator().manual_seed(seed)
-    frames, n, dim = (
-        int(torch.randint(low, high, (), generator=generator)) for low, high in ((1, 13), (2, 25), (1, 9))
-    )
-    hyperparameters = {
-        "retention_ratio": (0.5, 0.7, 1.0)[seed % 3],
-        "min_segments": (1, 3, 8)[seed // 3 % 3],
-        "tau": (-0.5, 0.3, 0.9)[seed // 9 % 3],
-        "dtm_ratio": (0.4, 0.7, 1.0)[seed // 2 % 3],
-        "anchor_interval": (1, 2, 4)[seed // 4 % 3],
-        "num_neighbors": (1, 4, 30)[seed // 5 % 3],
-    }
-    tokens = torch.randint(-2, 3, (frames, n, dim), generator=generator).float()
-    attn = torch.randint(0, 4, (frames, n), generator=generator).float()
+    """Nothing is left to rounding up to the anchors, ties included."""
+    tokens, attn, hyperparameters = small_integers(seed)
+    n = tokens.shape[1]
     explanation = explain(tokens, attn, **hyperparameters)
     oracle = reference.prune(tokens, attn, **hyperparameters)
     assert torch.equal(explanation.indices, oracle.indices)
@@ -137,11 +152,9 @@ def test_many_nearly_equal_tokens_cost_no_more_than_others() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ragged_batch_matches_the_oracle(dtype: torch.dtype) -> None:
-    tokens, attn, features = video(23, 20, 16, dtype, seed=5)
-    cu_frames = torch.tensor([0, 1, 9, 10, 23], dtype=torch.int32)
-    hyperparameters = {"retention_ratio": 0.3, "min_segments": 3}
-    explanation = explain(tokens, attn, features, cu_frames, **hyperparameters)
-    check_against_oracle(tokens, attn, features, cu_frames, hyperparameters, explanation, own_distances)
+    tokens, attn, features, cu_frames = ragged_batch(dtype)
+    explanation = explain(tokens, attn, features, cu_frames, **RAGGED)
+    check_against_oracle(tokens, attn, features, cu_frames, RAGGED, explanation, own_distances)
 
 
 def test_a_video_alone_or_in_company_keeps_the_same_tokens() -> None:

@@ -8,6 +8,7 @@ its s and distances, both within a few roundings, and then the anchors exactly f
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -18,7 +19,7 @@ import reference
 from fastvid_kernels import AnchorFrame, Explanation, PruneConfig
 from fastvid_kernels.kernels import pipeline
 from fastvid_kernels.kernels.launch import Call, plan_shapes
-from tests.stages import assert_same_bits, check_assignment, check_distances, check_merged_rows, check_plan
+from tests.stages import COSINE_MARGIN, check_against_oracle
 
 POISON = 0xFF
 """The byte that scratch and outputs are filled with: every float is NaN, every integer -1."""
@@ -135,10 +136,10 @@ def check_scores(scores: Tensor, s: Tensor, distances: Tensor, dim: int) -> None
     assert ((scores.double() - exact).abs() <= bound)[finite].all()
 
 
-def check_peaks(call: Call, record: AnchorFrame, candidates: Tensor) -> None:
+def check_peaks(call: Call, record: AnchorFrame, distances: Tensor, candidates: Tensor) -> None:
     """Density, score and anchors of a frame, each from what the kernels computed before it."""
     n, dim = call.shapes.tokens_per_frame, call.shapes.channels
-    distances = own_distances(call, record.frame)[candidates][:, candidates]
+    distances = distances[candidates][:, candidates]
     s = call.workspace["s"][record.frame, candidates]
     check_s(s, distances, dim, call.config.num_neighbors)
     keys = call.workspace["key"][record.frame, :n]
@@ -154,27 +155,21 @@ def check_selection(call: Call, record: AnchorFrame, candidates: Tensor) -> None
     assert torch.equal(record.anchors - record.frame * n, peaks)
 
 
-def check_call(call: Call, cu_frames: Tensor | None = None) -> Explanation:
+def check_call(call: Call, cu_frames: Tensor | None = None, *, cosine_margin: float = COSINE_MARGIN) -> Explanation:
     """All stages of a finished call, of finite tokens and in one chunk, against the oracle.
 
     `cu_frames` says where the videos lie, if not as the call itself was told.
     """
-    tokens, config, n = call.tokens, call.config, call.shapes.tokens_per_frame
     explanation = explanation_of(call)
-    cu_frames = call.cu_frames if cu_frames is None else cu_frames
-    oracle = reference.prune(tokens, call.attn, call.frame_features, cu_frames, **vars(config))
-    check_plan(explanation, oracle)
-    row_of = {index: row for row, index in enumerate(explanation.indices.tolist())}
-    salient = explanation.salient.tolist()
-    for ours, exact in zip(explanation.anchor_frames, oracle.anchor_frames, strict=True):
-        distances = own_distances(call, ours.frame)
-        check_distances(distances, exact.candidates, exact.squared_distances, tokens[ours.frame])
-        check_peaks(call, ours, exact.candidates)
-        pool = reference.pool_of_anchor_frame(oracle.segments[exact.segment], n, salient, ours.anchors.tolist())
-        check_assignment(ours, tokens, torch.tensor(pool, dtype=torch.int64))
-        rows = explanation.tokens[[row_of[index] for index in ours.anchors.tolist()]]
-        check_merged_rows(ours, tokens, rows, config.beta)
-    salient_rows = [row_of[index] for index in salient]
-    assert_same_bits(explanation.tokens[salient_rows], tokens.flatten(0, 1)[explanation.salient])
-    assert torch.equal(explanation.indices, torch.cat([explanation.salient, explanation.anchors]).sort().values)
+    check_against_oracle(
+        call.tokens,
+        call.attn,
+        call.frame_features,
+        call.cu_frames if cu_frames is None else cu_frames,
+        vars(call.config),
+        explanation,
+        lambda _, frame: own_distances(call, frame),
+        check_peaks=partial(check_peaks, call),
+        cosine_margin=cosine_margin,
+    )
     return explanation

@@ -1,0 +1,91 @@
+"""Launch 7's second look: the most similar anchor where float32 cannot tell (Eq. 5; SPEC sections 5 and 8)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Relative difference of similarities that rounding of a float32 sum over channels may turn round.
+_CLOSE = tl.constexpr(2.0**-18)
+
+
+@triton.jit
+def first_of(values, position, none):
+    """Position of the first of the largest `values`, `[M, S]` to `[M]`; `none` exceeds every position."""
+    largest = tl.max(values, axis=1)
+    return tl.min(tl.where(values == largest[:, None], position[None, :], none), axis=1)
+
+
+@triton.jit
+def has_close_rival(best, runner_up):
+    """Whether the second largest similarity is within rounding of the largest; never of one that is not finite."""
+    return (best - best == 0) & (best - runner_up <= _CLOSE * tl.abs(best))
+
+
+@triton.jit
+def settle_ties(
+    nearest,
+    is_tied,
+    token,
+    frame_ptr,
+    anchor_frame_ptr,
+    anchor_ptr,
+    n_context,
+    stride_n,
+    stride_d,
+    N,
+    D,
+    BLOCK_SLOTS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """`nearest`, with the slot by float64 for the tokens that are tied: one at a time, since they are few.
+
+    However many they are, each costs no more than one pass over the anchors.
+    """
+    for _ in range(0, tl.sum(is_tied.to(tl.int32), axis=0)):
+        first = tl.min(tl.where(is_tied, token, N), axis=0)
+        is_tied = is_tied & (token != first)
+        token_ptr = frame_ptr + first.to(tl.int64) * stride_n
+        slot = _most_similar(
+            token_ptr, anchor_frame_ptr, anchor_ptr, n_context, stride_n, stride_d, D, BLOCK_SLOTS, BLOCK_D
+        )
+        nearest = tl.where(token == first, slot, nearest)
+    return nearest
+
+
+@triton.jit
+def _most_similar(
+    token_ptr,
+    anchor_frame_ptr,
+    anchor_ptr,
+    n_context,
+    stride_n,
+    stride_d,
+    D,
+    BLOCK_SLOTS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Slot of the anchor most similar to one token, in float64. Equal anchors are summed alike: the first stands."""
+    best = tl.full([1], float("-inf"), tl.float64)
+    nearest = tl.zeros([1], tl.int32)
+    for first_slot in range(0, n_context, BLOCK_SLOTS):
+        slot = first_slot + tl.arange(0, BLOCK_SLOTS)
+        exists = slot < n_context
+        anchor = tl.load(anchor_ptr + slot, mask=exists, other=0)
+        anchor_rows = anchor_frame_ptr + anchor.to(tl.int64) * stride_n
+        inner = tl.zeros([BLOCK_SLOTS, BLOCK_D], tl.float64)
+        squares = tl.zeros([BLOCK_SLOTS, BLOCK_D], tl.float64)
+        for first in range(0, D, BLOCK_D):
+            channel = first + tl.arange(0, BLOCK_D)
+            offset = channel.to(tl.int64) * stride_d
+            x = tl.load(token_ptr + offset, mask=channel < D, other=0.0).to(tl.float64)
+            y = tl.load(anchor_rows[:, None] + offset[None, :], mask=(channel < D)[None, :], other=0.0).to(tl.float64)
+            inner += x[None, :] * y
+            squares += y * y
+        norm = tl.sqrt(tl.sum(squares, axis=1))
+        similarity = tl.sum(inner, axis=1) / tl.where(norm == 0, 1.0, norm)
+        similarity = tl.where(exists & (similarity == similarity), similarity, float("-inf"))[None, :]
+        block_best = tl.max(similarity, axis=1)
+        nearest = tl.where(block_best > best, first_of(similarity, slot, n_context), nearest)
+        best = tl.maximum(best, block_best)
+    return tl.sum(nearest, axis=0)
