@@ -28,7 +28,7 @@ from fastvid_kernels import PruneConfig
 
 
 def stages_table(model: Model, scenario: Scenario, prediction: Prediction) -> Table:
-    """Bytes from memory and asked of the cache, matrix operations, blocks, and the time with what bounds it, by stage."""
+    """By stage: bytes from memory and asked of the cache, matrix operations, blocks, what bounds it for how long."""
     lengths = scenario.segment_lengths
     shape = f"{scenario.frames}x{scenario.tokens_per_frame}x{scenario.channels}, {scenario.dtype}"
     table = Table(title=f"PREDICTED for {model.device.name}: {shape}, {len(lengths)} segments of up to {max(lengths)}")
