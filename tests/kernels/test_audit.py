@@ -23,9 +23,10 @@ import triton.language as tl
 from triton.runtime.jit import JITFunction
 
 import fastvid_kernels.kernels
+from benchmarks.offline import Launch, compile_for, record_call, recorded_launches
+from benchmarks.targets import TARGETS
 from fastvid_kernels import PruneConfig, ops
 from fastvid_kernels.kernels import pipeline
-from tests.kernels.offline import TARGETS, Launch, compile_for, record_call, recorded_launches
 
 MAX_WORK = 8
 KERNELS = Path(fastvid_kernels.kernels.__file__).parent

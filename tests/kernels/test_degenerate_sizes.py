@@ -30,8 +30,8 @@ SIZES: list[tuple[int, int, int, int, int, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_kernels_compile_where_arguments_are_one(size: tuple[int, int, int, int, int, dict[str, Any]]) -> None:
+    from benchmarks.offline import compile_for, recorded_launches
     from fastvid_kernels.kernels.pipeline import launch, prepare
-    from tests.kernels.offline import compile_for, recorded_launches
 
     frames, n, dim, feature_channels, videos, hyperparameters = size
     meta = {"dtype": torch.bfloat16, "device": "meta"}

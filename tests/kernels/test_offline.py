@@ -3,86 +3,34 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import pytest
-import torch
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
 
-from tests.kernels.offline import SHARED_MEMORY, TARGETS, Launch, compile_for, record_call
+from benchmarks.offline import Launch, compile_for
+from benchmarks.situations import CORE, SITUATIONS, Situation
+from benchmarks.targets import TARGETS
 
 MATRIX_KERNELS = ("gram_kernel", "assign_kernel")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-@dataclass(frozen=True)
-class Situation:
-    """A call in production: its sizes, and what of it makes kernels differ."""
-
-    frames: int
-    tokens_per_frame: int
-    channels: int = 3584
-    dtype: str = "bf16"
-    retention_ratio: float = 0.10
-    features: bool = True
-    videos: tuple[int, ...] | None = None
-
-    def __str__(self) -> str:
-        parts = [f"{self.frames}x{self.tokens_per_frame}x{self.channels}", self.dtype, f"R={self.retention_ratio}"]
-        parts += [] if self.features else ["mean"]
-        parts += [] if self.videos is None else ["ragged"]
-        return "-".join(parts)
-
-    def launches(self, target: str) -> list[Launch]:
-        shape = (self.frames, self.tokens_per_frame, self.channels)
-        return record_call(
-            target,
-            torch.empty(shape, dtype=DTYPES[self.dtype], device="meta"),
-            feature_channels=1152 if self.features else None,
-            videos=self.videos,
-            retention_ratio=self.retention_ratio,
-        )
-
-
-EVERY_SITUATION = [
-    Situation(frames, tokens_per_frame, dtype=dtype, retention_ratio=retention_ratio, features=features)
-    for frames, tokens_per_frame in ((32, 196), (64, 169))
-    for dtype in DTYPES
-    for retention_ratio in (0.10, 0.25)
-    for features in (True, False)
-]
-OTHERS = [
-    Situation(32, 196, videos=(8, 24)),
-    Situation(8, 1024),
-    Situation(8, 1024, dtype="fp32", features=False),
-    Situation(1, 196),
-]
-# Of the product, what the compiler sees most differently.
-CORE = [
-    Situation(32, 196),
-    Situation(32, 196, features=False),
-    Situation(64, 169, dtype="fp32", features=False, retention_ratio=0.25),
-    Situation(64, 169, dtype="fp16", retention_ratio=0.25),
-    *OTHERS[:2],
-]
-SITUATIONS = [
+EVERY = [
     *CORE,
-    *(pytest.param(one, marks=pytest.mark.slow) for one in (*EVERY_SITUATION, *OTHERS) if one not in CORE),
+    *(pytest.param(one, marks=pytest.mark.slow) for one in SITUATIONS if one not in CORE),
 ]
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("situation", SITUATIONS, ids=str)
+@pytest.mark.parametrize("situation", EVERY, ids=str)
 def test_kernels_fit_the_target(situation: Situation, target: str) -> None:
     launches = situation.launches(target)
     found = {launch.name: compile_for(launch, target).resources for launch in launches}
     assert len(found) == 8
     spilling = {name: one.spilled_bytes for name, one in found.items() if one.spilled_bytes > 0}
     assert not spilling, "bytes of stack"
-    too_large = {name: one.shared_bytes for name, one in found.items() if one.shared_bytes > SHARED_MEMORY[target]}
+    limit = TARGETS[target].block_shared_bytes
+    too_large = {name: one.shared_bytes for name, one in found.items() if one.shared_bytes > limit}
     assert not too_large, "bytes of shared memory"
 
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,17 +22,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from benchmarks.targets import TARGETS, Resources
 from fastvid_kernels import PruneConfig
 from fastvid_kernels.kernels import pipeline
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
-}
-# Bytes of shared memory that a block can have.
-SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
 _NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _OPTIONS = ("num_warps", "num_stages")
 
@@ -46,6 +40,7 @@ class Launch:
 
     @property
     def name(self) -> str:
+        """Of the kernel."""
         return str(self.kernel.__name__)
 
 
@@ -118,20 +113,23 @@ def specialise(launch: Launch, target: str) -> Specialisation:
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What a compiled kernel asks of a multiprocessor."""
-
-    registers: int
-    spilled_bytes: int
-    shared_bytes: int
-
-
-@dataclass(frozen=True)
 class Compiled:
-    """A kernel compiled for a target: what it needs, and its code by stage ("ttir", "ptx", "amdgcn", ...)."""
+    """A kernel compiled for a target.
+
+    Attributes:
+        resources: what it needs.
+        code: its text by stage of the compiler ("ttir", "ptx", "amdgcn", ...).
+        cubin: the binary, where the target is NVIDIA's.
+    """
 
     resources: Resources
     code: dict[str, str]
+    cubin: bytes | None
+
+    @cached_property
+    def assembly(self) -> str:
+        """The machine's own instructions."""
+        return self.code["amdgcn"] if self.cubin is None else _on_cubin(self.cubin, "nvdisasm", "-c")
 
 
 _compiled: dict[tuple[str, str, str], Compiled] = {}
@@ -143,29 +141,39 @@ def compile_for(launch: Launch, target: str) -> Compiled:
     key = (launch.kernel.cache_key, target, repr(specialisation))
     if key not in _compiled:
         source = ASTSource(launch.kernel, specialisation.signature, specialisation.constants, specialisation.attributes)
-        kernel = triton.compile(source, target=TARGETS[target], options=specialisation.options)
+        machine = TARGETS[target]
+        gpu = GPUTarget(machine.backend, machine.arch, machine.warp_size)
+        kernel = triton.compile(source, target=gpu, options=specialisation.options)
         code = {stage: text for stage, text in kernel.asm.items() if isinstance(text, str)}
-        _compiled[key] = Compiled(_resources(kernel), code)
+        _compiled[key] = Compiled(_resources(kernel), code, kernel.asm.get("cubin"))
     return _compiled[key]
 
 
 def _resources(kernel: Any) -> Resources:
     """Read from the compiler's own report: ptxas, or the metadata of an AMD code object."""
-    shared = kernel.metadata.shared
+    metadata = kernel.metadata
     if "amdgcn" in kernel.asm:
         text = kernel.asm["amdgcn"]
         registers = int(_found(r"\.vgpr_count:\s+(\d+)", text))
         # Scalar registers spill to lanes of vector registers; what reaches memory is the private segment.
         spilled = int(_found(r"\.private_segment_fixed_size:\s+(\d+)", text))
-        return Resources(registers, spilled, shared)
+    else:
+        report = _on_cubin(kernel.asm["cubin"], "cuobjdump", "--dump-resource-usage")
+        # Registers that do not fit go to the stack: its size is the spill, and any other local memory.
+        registers, stack, local = (int(_found(rf"{name}:(\d+)", report)) for name in ("REG", "STACK", "LOCAL"))
+        spilled = stack + local
+    return Resources(
+        registers, spilled, metadata.shared, metadata.num_warps, tensor_columns=getattr(metadata, "tmem_size", 0)
+    )
+
+
+def _on_cubin(binary: bytes, tool: str, *options: str) -> str:
+    """What a tool of Triton's copy of the CUDA toolkit prints of a binary."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(kernel.asm["cubin"])
+        cubin.write(binary)
         cubin.flush()
-        command = [str(_NVIDIA_TOOLS / "cuobjdump"), "--dump-resource-usage", cubin.name]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    # Registers that do not fit go to the stack: its size is the spill, and any other local memory.
-    registers, stack, local = (int(_found(rf"{name}:(\d+)", report)) for name in ("REG", "STACK", "LOCAL"))
-    return Resources(registers, stack + local, shared)
+        command = [str(_NVIDIA_TOOLS / tool), *options, cubin.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _found(pattern: str, text: str) -> str:

@@ -1,0 +1,221 @@
+"""The formulas of `benchmarks.work`, a function for each stage: from a scenario and its first launch's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.work import Access, Scenario, Work
+
+Arguments = dict[str, Any]
+
+
+def frame(s: Scenario, arguments: Arguments, launches: int) -> Work:
+    """Each frame's feature, and the next frame's: every block of channels once, by one of SPLITS blocks.
+
+    Without features, all tokens of both frames are read, 16 at a time. Attention is compared pair by pair.
+    """
+    n, splits = s.tokens_per_frame, arguments["SPLITS"]
+    channels = s.feature_channels or s.channels
+    rows = 1 if s.feature_channels else n
+    distinct = s.frames * rows * channels * (s.row_bytes // s.channels)
+    rounds = _tiles(channels, splits * arguments["BLOCK_D"])
+    return Work(
+        "frame",
+        launches,
+        blocks=s.frames * splits,
+        accesses=(Access(distinct, 2 * distinct, span=2 * distinct / s.frames),),
+        trips=3 + rounds * (1 if s.feature_channels else 2 * _tiles(n, arguments["BLOCK_N"])),
+        vector_flops=6 * s.frames * n**2,
+        double_flops=s.frames * channels * (6 if s.feature_channels else 6 + 2 * n),
+    )
+
+
+def plan(s: Scenario, arguments: Arguments, launches: int) -> Work:
+    """One block reads the partial sums, takes the smallest transition `min_segments - 1` times, then labels frames."""
+    passes = min(arguments["min_segments"] - 1, s.frames - 1) + 4
+    partial = s.frames * arguments["SPLITS"] * 3 * 8
+    return Work(
+        "plan",
+        launches,
+        blocks=1,
+        accesses=(Access(partial, partial, seen=partial),),
+        trips=3 + passes * _tiles(s.frames, arguments["BLOCK"]),
+    )
+
+
+def gram(s: Scenario, arguments: Arguments, launches: int) -> Work:
+    """Tiles on and above the diagonal of each anchor frame, each over all channels in SPLITS parts.
+
+    A tile reads its rows and its columns, on the diagonal too, so that each token is read once for every tile along its
+    frame, and once more. A tile is written with its mirror image.
+    """
+    n, block, splits = s.tokens_per_frame, arguments["BLOCK"], arguments["SPLITS"]
+    along = _tiles(n, block)
+    tiles = _anchor_frames(s) * along * (along + 1) // 2
+    steps = _tiles(_tiles(s.channels, splits), arguments["BLOCK_D"])
+    distinct = _anchor_frames(s) * s.frame_bytes
+    scratch = _gram_bytes(s, splits)
+    return Work(
+        "gram",
+        launches,
+        blocks=tiles * splits,
+        accesses=(
+            Access(
+                distinct,
+                (along + 1) * distinct,
+                # The mean of the tokens is had by reading them.
+                seen=0 if s.feature_channels else distinct,
+                age=s.token_bytes,
+                span=distinct / launches,
+            ),
+            Access(scratch, scratch, seen=scratch, age=scratch / launches),
+        ),
+        trips=3 + steps / _in_flight(arguments),
+        matrix_flops=tiles * 2 * block**2 * steps * splits * arguments["BLOCK_D"],
+    )
+
+
+def density(s: Scenario, arguments: Arguments, launches: int) -> Work:
+    """All distances of ROWS tokens a block, from the Gram matrix and its diagonal; k times the smallest."""
+    neighbours = arguments["num_neighbors"]
+    return _over_distances("density", s, arguments, launches, operations=8 + 5 * neighbours)
+
+
+def delta(s: Scenario, arguments: Arguments, launches: int) -> Work:
+    """All distances of ROWS tokens a block once more; the smallest to a denser token."""
+    return _over_distances("delta", s, arguments, launches, operations=14)
+
+
+def select(s: Scenario, arguments: Arguments, launches: int) -> Work:
+    """Scores of an anchor frame's tokens compared pair by pair, COLUMNS at a time; the frame's indices written."""
+    n = s.tokens_per_frame
+    indices = s.frames * s.kept * 8
+    # Key, rank and state of every token.
+    tables = s.frames * n * 8
+    return Work(
+        "select",
+        launches,
+        blocks=s.frames,
+        accesses=(Access(indices, indices), Access(tables, tables, seen=tables, age=tables)),
+        trips=5 * launches,
+        vector_flops=5 * _anchor_frames(s) * n**2,
+    )
+
+
+def assign(s: Scenario, arguments: Arguments, launches: int) -> Work:
+    """All tokens of a segment times the anchors of each of its anchor frames, BLOCK_SLOTS of them at a time.
+
+    A tile of tokens is read again for every such block of anchors, and the anchors for every tile of tokens.
+    """
+    n, rows, slots, lanes = s.tokens_per_frame, arguments["BLOCK_M"], arguments["BLOCK_SLOTS"], arguments["LANES"]
+    steps = _tiles(s.channels, arguments["BLOCK_D"])
+    busy = [one for one in s.segments if one.anchors]
+    passes = sum(one.length * _tiles(count, slots) for one in busy for count in one.anchors)
+    tokens = sum(one.length for one in busy) * s.frame_bytes
+    anchors = sum(sum(one.anchors) for one in busy) * s.row_bytes
+    anchor_reads = sum(one.length * sum(one.anchors) for one in busy) * _tiles(n, rows) * s.row_bytes
+    return Work(
+        "assign",
+        launches,
+        blocks=sum(one.length * _tiles(n, rows) * min(len(one.anchors), lanes) for one in busy),
+        accesses=(
+            Access(
+                tokens,
+                passes * s.frame_bytes,
+                seen=_anchor_frames(s) * s.frame_bytes if s.feature_channels else tokens,
+                age=s.token_bytes,
+                span=tokens,
+            ),
+            Access(anchors, anchor_reads, seen=anchors, age=s.token_bytes, span=anchors),
+            _nearest(s, repeats=1),
+        ),
+        trips=3
+        + max(
+            (
+                sum(2 + _tiles(count, slots) * steps / _in_flight(arguments) for count in one.anchors[::lanes])
+                for one in busy
+            ),
+            default=0,
+        ),
+        matrix_flops=passes * _tiles(n, rows) * 2 * rows * slots * steps * arguments["BLOCK_D"],
+    )
+
+
+def emit(s: Scenario, arguments: Arguments, launches: int) -> Work:
+    """BLOCK_D channels of a frame's output a block: salient rows copied, and a segment's tokens added up by anchor.
+
+    For every BLOCK_SLOTS anchors of an anchor frame, all tokens of its segment that joined one of them are read. The
+    blocks of a channel range run side by side and walk the frames in step.
+    """
+    n, slots, width = s.tokens_per_frame, arguments["BLOCK_SLOTS"], arguments["BLOCK_D"]
+    ranges = _tiles(s.channels, width)
+    salient = sum(one.salient for one in s.segments) * s.row_bytes
+    own = sum(sum(one.anchors) for one in s.segments) * s.row_bytes
+    busy = [one for one in s.segments if one.anchors]
+    # A frame's anchors join those of the segment's other anchor frames, where there are any.
+    pools = [one.length * n - one.salient - (one.anchors[0] if len(one.anchors) == 1 else 0) for one in busy]
+    distinct = sum(pools) * s.row_bytes
+    walks = [(one, count, _tiles(count, slots)) for one in busy for count in one.anchors]
+    token_tiles = sum(blocks * one.length * _tiles(n, arguments["BLOCK_TOKENS"]) for one, _, blocks in walks)
+    merges = not arguments["BETA_IS_ONE"]
+    copies = Access(salient + own, salient + own, seen=salient + own if merges else 0, age=s.token_bytes)
+    accesses = [copies, Access(s.output_bytes, s.output_bytes)]
+    trips = 4 + 2 * _tiles(max(2 * s.kept, 1), arguments["BLOCK_ROWS"])
+    if merges:
+        joined = sum(blocks * (one.length * n - one.salient - count) for one, count, blocks in walks) * s.row_bytes
+        accesses.append(Access(distinct, joined, seen=distinct, age=s.token_bytes, span=s.token_bytes / ranges))
+        accesses.append(_nearest(s, repeats=ranges))
+        longest = max((blocks * one.length for one, _, blocks in walks), default=0)
+        trips += longest * _tiles(n, arguments["BLOCK_TOKENS"]) / _in_flight(arguments)
+    return Work(
+        "emit",
+        launches,
+        # A frame without anchors is done at once.
+        blocks=(len(walks) if merges and walks else s.frames) * ranges,
+        accesses=tuple(accesses),
+        trips=trips,
+        matrix_flops=merges * token_tiles * 2 * slots * arguments["BLOCK_TOKENS"] * ranges * width,
+    )
+
+
+STAGES: dict[str, Callable[[Scenario, Arguments, int], Work]] = {
+    one.__name__: one for one in (frame, plan, gram, density, delta, select, assign, emit)
+}
+
+
+def _over_distances(stage: str, s: Scenario, arguments: Arguments, launches: int, operations: int) -> Work:
+    n, rows, splits = s.tokens_per_frame, arguments["ROWS"], arguments["SPLITS"]
+    scratch = _gram_bytes(s, splits)
+    blocks = _anchor_frames(s) * _tiles(n, rows)
+    diagonal = blocks * (n + rows) * splits * 4
+    return Work(
+        stage,
+        launches,
+        blocks=blocks,
+        accesses=(Access(scratch, scratch + diagonal, seen=scratch, age=scratch / launches),),
+        trips=4 * launches,
+        vector_flops=_anchor_frames(s) * n**2 * operations,
+    )
+
+
+def _nearest(s: Scenario, repeats: int) -> Access:
+    """The slot, int16, that each token of a segment joins in each of its anchor frames."""
+    size = sum(one.length * len(one.anchors) for one in s.segments) * s.tokens_per_frame * 2
+    return Access(size, repeats * size, seen=size, age=size, span=size)
+
+
+def _anchor_frames(s: Scenario) -> int:
+    return sum(len(one.anchors) for one in s.segments)
+
+
+def _gram_bytes(s: Scenario, splits: int) -> int:
+    return _anchor_frames(s) * splits * s.tokens_per_frame**2 * 4
+
+
+def _in_flight(arguments: Arguments) -> int:
+    return int(max(1, arguments["num_stages"] - 1))
+
+
+def _tiles(size: int, tile: int) -> int:
+    return -(-size // tile)

@@ -1,0 +1,246 @@
+"""The model's counts against the oracle's own run, tile by tile, and its predictions against what must hold of any."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from itertools import product
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+import reference
+from benchmarks import gpu, model
+from benchmarks.devices import COPY_SHARE, DEVICES
+from benchmarks.prediction import EAGER, GRAPH, Model, equal_segments, segments_of
+from benchmarks.timing import Spread
+from benchmarks.videos import PRESETS, preset_video
+from benchmarks.work import Access, Scenario, Work
+from fastvid_kernels import PruneConfig, prune
+
+H100 = Model(DEVICES["h100"])
+ONEVISION = Scenario(196, 3584, equal_segments(32, 8))
+LLAVA_VIDEO = Scenario(169, 3584, equal_segments(64, 8))
+EVERYTHING = 1e18
+
+
+def by_stage(scenario: Scenario) -> dict[str, Work]:
+    return {work.stage: work for work in scenario.works()}
+
+
+@pytest.fixture(scope="module")
+def oracle_run() -> tuple[reference.PruneResult, Scenario]:
+    """A video with one- and two-anchor-frame segments, more anchors than a tile holds, and ragged tiles everywhere."""
+    config = PruneConfig(retention_ratio=0.5, min_segments=3)
+    video = preset_video("few cuts", 16, 150, 72, seed=2)
+    oracle = reference.prune(*video, **asdict(config))
+    lengths = tuple(end - start for start, end in oracle.segments)
+    assert len({-(-length // 4) for length in lengths}) > 1
+    assert max(len(record.anchors) for record in oracle.anchor_frames) > 32
+    return oracle, Scenario(150, 72, lengths, dtype="float32", config=config)
+
+
+def test_gram_work_is_that_of_the_oracles_anchor_frames(oracle_run) -> None:
+    oracle, scenario = oracle_run
+    rows, flops, tiles = 0, 0, 0
+    for _ in oracle.anchor_frames:
+        for i, j in product(range(0, 150, 64), repeat=2):
+            if j >= i:
+                tiles += 1
+                rows += min(64, 150 - i) + min(64, 150 - j)
+                flops += sum(2 * 64 * 64 * 32 for _ in range(0, 72, 32))
+    work = by_stage(scenario)["gram"]
+    tokens, matrices = work.accesses
+    assert (work.blocks, work.matrix_flops) == (tiles, flops)
+    assert tokens.requested == rows * 72 * 4
+    assert tokens.distinct == len(oracle.anchor_frames) * 150 * 72 * 4
+    assert matrices.distinct == len(oracle.anchor_frames) * 150 * 150 * 4
+
+
+def test_assignment_work_is_that_of_the_oracles_pairs(oracle_run) -> None:
+    oracle, scenario = oracle_run
+    token_rows, anchor_rows, flops, entries = 0, 0, 0, 0
+    for record in oracle.anchor_frames:
+        start, end = oracle.segments[record.segment]
+        entries += (end - start) * 150
+        for _, i, slot in product(range(start, end), range(0, 150, 64), range(0, len(record.anchors), 32)):
+            token_rows += min(64, 150 - i)
+            anchor_rows += min(32, len(record.anchors) - slot)
+            flops += sum(2 * 64 * 32 * 32 for _ in range(0, 72, 32))
+    work = by_stage(scenario)["assign"]
+    tokens, anchors, nearest = work.accesses
+    assert work.matrix_flops == flops
+    assert tokens.requested == token_rows * 72 * 4
+    assert tokens.distinct == scenario.token_bytes
+    assert anchors.requested == anchor_rows * 72 * 4
+    assert anchors.distinct == sum(len(record.anchors) for record in oracle.anchor_frames) * 72 * 4
+    assert nearest.requested == entries * 2
+
+
+def test_merging_reads_the_oracles_pools_once_for_every_tile_of_anchors(oracle_run) -> None:
+    oracle, scenario = oracle_run
+    pool_rows, flops = 0, 0
+    for record in oracle.anchor_frames:
+        start, end = oracle.segments[record.segment]
+        for _ in range(0, len(record.anchors), 32):
+            pool_rows += len(record.pool)
+            # Three tiles of 64 channels cover 72 (two of them), five of 32 tokens cover 150.
+            flops += (end - start) * 5 * 2 * 2 * 32 * 32 * 64
+    copies, output, pools, _ = (work := by_stage(scenario)["emit"]).accesses
+    assert copies.requested == len(oracle.indices) * 72 * 4
+    assert output.requested == oracle.source.nbytes
+    assert pools.requested == pool_rows * 72 * 4
+    assert pools.distinct == len(torch.cat([record.pool for record in oracle.anchor_frames]).unique()) * 72 * 4
+    assert work.matrix_flops == flops
+
+
+@pytest.mark.parametrize("feature_channels", [1152, None])
+@pytest.mark.parametrize("scenario", [ONEVISION, LLAVA_VIDEO, replace(ONEVISION, dtype="float32")])
+def test_with_a_cache_for_everything_memory_moves_the_floor(scenario: Scenario, feature_channels: int | None) -> None:
+    """And features, and indices: each token is fetched once, by whichever stage comes first."""
+    scenario = replace(scenario, feature_channels=feature_channels)
+    moved = sum(work.memory_bytes(EVERYTHING) for work in scenario.works())
+    itemsize = scenario.row_bytes // scenario.channels
+    features = scenario.frames * (feature_channels or 0) * itemsize
+    assert moved == scenario.floor_bytes + features + scenario.frames * scenario.kept * 8
+
+
+def test_the_floor_is_the_size_of_the_tensors() -> None:
+    config = PruneConfig(retention_ratio=0.25)
+    tokens = torch.randn(8, 12, 16).bfloat16()
+    result = prune(tokens, torch.rand(8, 12), config=config)
+    scenario = Scenario(12, 16, equal_segments(8, 8), config=config)
+    assert scenario.floor_bytes == tokens.nbytes + result.tokens.nbytes
+
+
+@pytest.mark.parametrize(("scenario", "microseconds"), [(ONEVISION, 16), (LLAVA_VIDEO, 28)])
+def test_the_floor_at_three_terabytes_a_second(scenario: Scenario, microseconds: float) -> None:
+    assert Model(DEVICES["h100"], copy_tb_s=3.0).floor_us(scenario) == pytest.approx(microseconds, abs=0.5)
+
+
+@pytest.mark.parametrize("scenario", [ONEVISION, LLAVA_VIDEO])
+def test_products_of_the_models_in_use(scenario: Scenario) -> None:
+    """Not fewer than the budgets ask for, and not many more: tiles are padded."""
+    works = by_stage(scenario)
+    anchor_frames = sum(-(-length // 4) for length in scenario.segment_lengths)
+    assert 2e9 < works["gram"].matrix_flops < 4e9
+    assert works["gram"].matrix_flops > anchor_frames * scenario.tokens_per_frame**2 * scenario.channels
+    context = scenario.kept * scenario.frames * 2 // 5
+    length = scenario.segment_lengths[0]
+    useful = 2 * length * scenario.tokens_per_frame * context * scenario.channels
+    assert 0.98 * useful < works["assign"].matrix_flops < 1.6 * useful
+
+
+def test_a_long_video_of_few_segments_is_limited_by_what_it_reads_again() -> None:
+    """Products alone would take about 8 ms."""
+    prediction = H100.predict(Scenario(196, 3584, equal_segments(1024, 8)))
+    products = sum(stage.microseconds["matrix"] for stage in prediction.stages)
+    assert 6e3 < products < 10e3
+    assert products < prediction.graph_us < 4 * products
+    assert {stage.work.stage: stage.bound for stage in prediction.stages}["assign"] == "memory"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_more_work_takes_no_less_time(device: str, dtype: str) -> None:
+    def predicted(n: int, channels: int, lengths: tuple[int, ...]) -> float:
+        return Model(DEVICES[device]).predict(Scenario(n, channels, lengths, dtype=dtype)).graph_us
+
+    for sizes in [
+        [(196, 3584, equal_segments(frames, 8)) for frames in (16, 32, 64, 256, 1024)],
+        [(n, 3584, equal_segments(32, 8)) for n in (49, 100, 196, 256)],
+        [(196, channels, equal_segments(32, 8)) for channels in (1024, 2048, 3584, 8192)],
+        [(196, 3584, equal_segments(128, count)) for count in (16, 8, 2, 1)],
+    ]:
+        times = [predicted(*size) for size in sizes]
+        assert times == sorted(times)
+
+
+def test_a_better_device_is_no_slower() -> None:
+    long_video = Scenario(196, 3584, equal_segments(512, 8))
+    for scenario in (ONEVISION, LLAVA_VIDEO, long_video):
+        assert Model(DEVICES["h200"]).predict(scenario).graph_us <= H100.predict(scenario).graph_us
+    slower = Model(DEVICES["h100"], copy_tb_s=1.0)
+    assert slower.predict(long_video).graph_us > H100.predict(long_video).graph_us
+    assert Model(DEVICES["h100"], copy_tb_s=COPY_SHARE * 3.35).predict(ONEVISION) == H100.predict(ONEVISION)
+
+
+def test_a_stage_takes_its_longest_bound() -> None:
+    """3 GB at 3 TB/s are a millisecond; 495 GF at half of 989 TF/s are another."""
+    work = Work("x", 1, blocks=132, accesses=(Access(3e9, 3e9),), trips=0, matrix_flops=989e9)
+    stage = Model(DEVICES["h100"], copy_tb_s=3.0).stage(work, "bfloat16")
+    assert stage.microseconds["memory"] == pytest.approx(1e3)
+    assert stage.microseconds["matrix"] == pytest.approx(2e3)
+    assert (stage.bound, stage.total_us) == ("matrix", pytest.approx(2002))
+    half_idle = Model(DEVICES["h100"]).stage(replace(work, blocks=66), "bfloat16")
+    assert half_idle.microseconds["matrix"] == pytest.approx(4e3)
+
+
+def test_what_a_cache_serves() -> None:
+    access = Access(distinct=100, requested=400, seen=40, age=200, span=150)
+    assert access.from_memory(0) == 400
+    assert access.from_memory(EVERYTHING) == 60
+    # Half of what was seen before, a third of the repeats.
+    assert access.from_memory(100) == pytest.approx(60 + 20 + 100)
+
+
+@pytest.mark.parametrize("kind", PRESETS)
+def test_segments_of_a_kind_of_video(kind: str) -> None:
+    config = PruneConfig()
+    lengths = segments_of(kind, 64, config, seed=5)
+    assert sum(lengths) == 64
+    assert len(lengths) == max(8, PRESETS[kind].shots)
+    video = preset_video(kind, 64, 4, 8, seed=5)
+    segments = reference.prune(*video, **asdict(config.replace(retention_ratio=0.25))).segments
+    assert lengths == tuple(end - start for start, end in segments)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--dtype", "float32", "--feature-channels", "0", "--device", "mi300x"],
+        ["--lengths", "1", "9", "6", "--beta", "1"],
+        ["--frames", "4", "--tokens", "8", "--channels", "16", "--retention-ratio", "0.5", "--dtm-ratio", "0"],
+    ],
+)
+def test_the_command_says_that_it_predicts(options: list[str], capsys) -> None:
+    assert model.main(options) == 0
+    printed = capsys.readouterr().out
+    assert "PREDICTED for" in printed
+    assert "Predictions, not measurements." in printed
+
+
+def gpu_report(name: str) -> dict:
+    rows = [
+        gpu.Row("32x196x3584", "few cuts", gpu.KERNELS, Spread(0.1, 0.2, 0.3)),
+        gpu.Row("32x196x3584", "few cuts", gpu.GRAPH, Spread(0.05, 0.1, 0.2)),
+        gpu.Row("32x196x3584", "few cuts", "eager backend", Spread(1, 2, 3)),
+        gpu.Row("64x169x3584", "few cuts", gpu.KERNELS, None, "kept 50 %"),
+    ]
+    return {
+        "machine": {"gpu": name},
+        "hyperparameters": asdict(PruneConfig()),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def test_a_measurement_stands_beside_its_prediction(tmp_path, capsys) -> None:
+    rows = model.compare(H100, gpu_report("NVIDIA H100 80GB HBM3"))
+    assert [(row.arm, row.measured) for row in rows] == [(EAGER, 200), (GRAPH, 100)]
+    assert all(row.ratio == row.measured / row.predicted for row in rows)
+    path = tmp_path / "gpu.json"
+    path.write_text(json.dumps(gpu_report("NVIDIA H100 80GB HBM3")))
+    assert model.main(["--measured", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "measured on NVIDIA H100" in printed
+    assert "100.0" in printed
+
+
+def test_a_dry_run_is_no_measurement(tmp_path, capsys) -> None:
+    path = tmp_path / "gpu.json"
+    path.write_text(json.dumps(gpu_report(gpu.Rehearsal().describe()["gpu"])))
+    assert model.main(["--measured", str(path)]) == 2
+    assert "measured no GPU" in capsys.readouterr().err
