@@ -75,8 +75,12 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
     bench += ("--tiny", "--bench-device=cpu") if dry_run else ("--bench-device=cuda",)
     tests = (*python, "benchmarks.gpu", "--output", figures)
     llava = (*python, "benchmarks.llava", "--output", str(folder / "llava.json"))
+    tests += ("--dry-run", "--rounds", "2", "--inputs", "2") if dry_run else ()
+    # What a dry run takes is no measurement to set a prediction beside.
+    model = (*python, "benchmarks.model", *(() if dry_run else ("--measured", figures)))
     return [
-        Part("tests", ((*tests, "--dry-run", "--rounds", "2", "--inputs", "2") if dry_run else tests,), 240),
+        Part("tests", (tests,), 240),
+        Part("model", (model,), 10),
         *(Part(tool, (command,), 50, None if dry_run else SANITIZER) for tool, command in watched.items()),
         Part("bench", (bench, (*python, "benchmarks.bench_report", raw, "--output", str(folder / "bench"))), 120),
         Part("llava", ((*llava, "--small", "--device", "cpu") if dry_run else llava,), 80),
