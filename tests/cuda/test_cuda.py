@@ -23,7 +23,7 @@ from fastvid_kernels.kernels.launch import Call, Workspace
 from tests.eager.test_parity import RAGGED, SHAPES, ragged_batch, strided_views, video
 from tests.golden import case_names, load_case
 from tests.kernels.explained import ROUNDING, check_call, explanation_of, run_kernels
-from tests.kernels.test_interpreter_parity import LARGER_SHAPES, near_ties
+from tests.kernels.test_interpreter_parity import LARGER_SHAPES, NEAR_TIES, near_ties
 from tests.stages import COSINE_MARGIN, assert_same_bits
 
 pytestmark = [
@@ -141,11 +141,11 @@ def test_ragged_batch_matches_the_oracle(dtype: torch.dtype) -> None:
     check_on_device(*ragged_batch(dtype), **RAGGED)
 
 
-@pytest.mark.parametrize("directions", [4, 20])
-def test_float64_settles_what_float32_cannot_tell(directions: int) -> None:
-    one_segment = {"min_segments": 1, "tau": -1.5, "retention_ratio": 0.25, "dtm_ratio": 1.0, "num_neighbors": 1}
-    tokens, attn = near_ties(directions, 133), torch.zeros(3, 4 * directions)
-    check_call(run_on_device(tokens, attn, torch.ones(3, 2), **one_segment), cosine_margin=0.0)
+@pytest.mark.parametrize("kind", NEAR_TIES)
+def test_float64_settles_what_float32_cannot_tell(kind: str) -> None:
+    tokens, hyperparameters = near_ties(*NEAR_TIES[kind])
+    call = run_on_device(tokens, torch.zeros(tokens.shape[:2]), torch.ones(3, 2), **hyperparameters)
+    check_call(call, cosine_margin=0.0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
