@@ -104,7 +104,12 @@ class PrunedCache:
                 self.pruned = self.pruned.without_last(self.pruned.length - left)
             if length > 0:
                 length = left - self.pruned.removed
-        super().crop(length)  # type: ignore[misc]
+        # Before 4.54, a dynamic cache asks itself for its length here.
+        self.counts_entries = True
+        try:
+            super().crop(length)  # type: ignore[misc]
+        finally:
+            self.counts_entries = False
 
     def reset(self) -> None:
         """Empty the cache."""

@@ -130,3 +130,15 @@ def test_a_loop_of_the_user(patched: Any, twin: Any, head: Any, with_positions: 
         positions = {"position_ids": torch.tensor([[length + step]])} if with_positions else {}
         out = patched(input_ids=token, past_key_values=out.past_key_values, use_cache=True, **positions)
     assert found == expected
+
+
+@pytest.mark.parametrize("newline", ["grid"], indirect=True)
+def test_a_cropped_cache_serves_several_endings(patched: Any, twin: Any, head: Any) -> None:
+    prompt = video_prompt(3)
+    cache = patched(**tiny_llava.inputs_of(prompt), use_cache=True).past_key_values
+    for seed in (8, 9):
+        ending = tiny.words(seed, 3)
+        cache.crop(-3)
+        logits = patched(input_ids=torch.tensor([ending]), past_key_values=cache, use_cache=True).logits[0]
+        expected = tiny_llava.logits(twin, head, Prompt(prompt.ids[:-3] + ending, prompt.visual, prompt.kinds))[-3:]
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
