@@ -18,10 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 import fastvid_kernels
@@ -30,6 +29,9 @@ from benchmarks.machine import describe_machine
 from benchmarks.published import llava_video_form, onevision_form
 from benchmarks.timing import Spread, paired_ratio, time_interleaved
 from benchmarks.videos import PRESETS, Video, preset_video
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 HYPERPARAMETERS = asdict(fastvid_kernels.PruneConfig(retention_ratio=0.10))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -175,6 +177,9 @@ def measure(inputs: Sequence[Video], agreements: Agreements, *, rounds: int) -> 
 
 def as_table(title: str, eager_agreement: Sequence[Agreement], arms: Sequence[ArmResult]) -> Table:
     """The figures of one configuration for people."""
+    # A machine that only lends its GPU to benchmarks.gpu may lack what draws tables.
+    from rich.table import Table
+
     same = sum(found.same_indices for found in eager_agreement)
     close_rows = min(found.close_rows for found in eager_agreement)
     table = Table(
@@ -212,6 +217,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; 0 if every configuration passed its check."""
+    from rich.console import Console
+
     options = parse_arguments(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -2,10 +2,13 @@
 
     PYTHONPATH=. python -m benchmarks.gpu
 
+It needs torch with Triton, numpy and pytest; with pytest-xdist the tests, whose time goes into compiling, share cores.
+
 First the tests that need CUDA run, by pytest. Then all arms of a configuration (a size and a kind of video, bfloat16)
 run interleaved on input sets that take turns, between CUDA events. Before any is timed, the kernels' result is held
 against the published LLaVA-Video form's in float32, on the CPU, and the graph's against the kernels', to the bit; a
-configuration that fails has no figures. One summary comes last; the exit status is 0 if all went well.
+configuration that fails has no figures, nor has an arm that raises. Each is printed when it is done, and one summary
+comes last; the exit status is 0 if all went well.
 
 `--dry-run` takes the same way on the CPU: small sizes, the eager backend in place of the kernels, a host clock.
 """
@@ -13,7 +16,9 @@ configuration that fails has no figures. One summary comes last; the exit status
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,8 +30,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 import fastvid_kernels
@@ -47,6 +50,7 @@ from benchmarks.videos import PRESETS, Video, preset_video
 ROOT = Path(__file__).parent.parent
 DTYPE = "bfloat16"
 DRY_SIZES = ("12x36x32",)
+_TEST_PROCESSES = 8
 Pruned = tuple[Tensor, Tensor]
 KERNELS = "Triton, eager launch"
 GRAPH = "Triton, graph replay"
@@ -150,6 +154,8 @@ def run_tests() -> Tests:
         report = Path(folder) / "report.xml"
         # The project's own options name plugins that a bare machine lacks.
         options = ["-q", "-o", "addopts=", "-p", "no:warnings", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        if importlib.util.find_spec("xdist") is not None:
+            options += ["-n", str(min(_TEST_PROCESSES, os.cpu_count() or 1))]
         command = [sys.executable, "-m", "pytest", "tests/cuda", "-m", "cuda", *options]
         status = subprocess.run(command, cwd=ROOT, check=False).returncode
         if not report.exists():
@@ -176,13 +182,20 @@ def check(machine: Cuda, videos: Sequence[Video], on_device: Sequence[Video]) ->
     return None
 
 
+def warm_up(machine: Cuda, runs: Sequence[Callable[[], object]]) -> str | None:
+    """What an arm raised on its first runs, if anything: the others can still be timed."""
+    try:
+        for run in runs:
+            machine.seconds(run)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def time_arms(
     machine: Cuda, arms: Mapping[str, Sequence[Callable[[], object]]], *, rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of each arm in each round. An arm has one callable for each input set; sets and first arm take turns."""
-    for runs in arms.values():
-        for run in runs:
-            machine.seconds(run)
     names = list(arms)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
@@ -200,7 +213,11 @@ def measure(machine: Cuda, size: str, kind: str, *, inputs: int, rounds: int) ->
         for seed in range(inputs)
     ]
     on_device = [Video(*(part.to(machine.device) for part in video)) for video in videos]
-    if failure := check(machine, videos, on_device):
+    try:
+        failure = check(machine, videos, on_device)
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+    if failure is not None:
         return [Row(size, kind, KERNELS, None, failure)]
     pruning = {
         KERNELS: machine.kernels,
@@ -212,35 +229,28 @@ def measure(machine: Cuda, size: str, kind: str, *, inputs: int, rounds: int) ->
         name: [lambda arm=arm, video=video: arm(video) for video in on_device] for name, arm in pruning.items()
     }
     arms[GRAPH] = [machine.captured(video) for video in on_device]
-    seconds = time_arms(machine, arms, rounds=rounds)
+    failures = {name: warm_up(machine, runs) for name, runs in arms.items()}
+    seconds = time_arms(machine, {name: runs for name, runs in arms.items() if failures[name] is None}, rounds=rounds)
+    spreads = {name: Spread.of([1e3 * one for one in sample]) for name, sample in seconds.items()}
     order = [KERNELS, GRAPH, *(name for name in pruning if name != KERNELS)]
-    return [Row(size, kind, name, Spread.of([1e3 * one for one in seconds[name]])) for name in order]
+    return [Row(size, kind, name, spreads.get(name), failures[name]) for name in order]
 
 
-def as_table(rows: Sequence[Row]) -> Table:
-    """The figures of all configurations for people."""
-    table = Table(title=f"milliseconds a call, {DTYPE}")
-    for heading in ("size", "video", "arm"):
-        table.add_column(heading)
-    for heading in ("p20", "p50", "p80"):
-        table.add_column(heading, justify="right")
-    previous = None
+def as_text(rows: Sequence[Row]) -> list[str]:
+    """The figures of one configuration for people."""
+    lines = [f"{rows[0].size} {DTYPE}, {rows[0].video}: milliseconds a call (p20, p50, p80)"]
     for row in rows:
-        configuration = (row.size, row.video)
-        if previous not in (None, configuration):
-            table.add_section()
         spread = row.milliseconds
-        figures = ["not timed"] * 3 if spread is None else [f"{v:.3f}" for v in (spread.p20, spread.p50, spread.p80)]
-        table.add_row(*(configuration if configuration != previous else ("", "")), row.arm, *figures)
-        previous = configuration
-    return table
+        figures = ["not timed"] if spread is None else [f"{v:9.3f}" for v in (spread.p20, spread.p50, spread.p80)]
+        lines.append(f"  {row.arm:<22}" + " ".join(figures))
+    return lines
 
 
 def summary(machine: Cuda, tests: Tests, rows: Sequence[Row]) -> list[str]:
     """What a reader wants to know first; the last line says whether all went well."""
     lines = [f"device: {machine.describe()['gpu']}, torch {torch.__version__}"]
     lines.append(f"tests: {tests.failure(machine.device) or f'{tests.passed} passed'}, {tests.skipped} skipped")
-    lines += [f"{row.size}, {row.video}: NOT TIMED, {row.failure}" for row in rows if row.failure]
+    lines += [f"{row.size}, {row.video}, {row.arm}: NOT TIMED, {row.failure}" for row in rows if row.failure]
     lines.append("all went well" if succeeded(machine, tests, rows) else "SOMETHING FAILED")
     return lines
 
@@ -275,11 +285,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tests = run_tests()
     rows: list[Row] = []
     for size, kind in product(DRY_SIZES if options.dry_run else SIZES, PRESETS):
-        rows += measure(machine, size, kind, inputs=options.inputs, rounds=options.rounds)
-    console = Console()
-    console.print(as_table(rows))
-    for line in summary(machine, tests, rows):
-        console.print(line, highlight=False)
+        measured = measure(machine, size, kind, inputs=options.inputs, rounds=options.rounds)
+        print(*as_text(measured), sep="\n", flush=True)
+        rows += measured
+    print(*summary(machine, tests, rows), sep="\n", flush=True)
     if options.output:
         report = {"machine": description, "hyperparameters": HYPERPARAMETERS, "tests": asdict(tests)}
         report["rows"] = [asdict(row) for row in rows]

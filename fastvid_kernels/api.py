@@ -49,7 +49,8 @@ def prune(
         cu_frames: int32 `[B + 1]`, for several videos with their frames concatenated: where each one starts, from
             0 to F. Not with a dense batch.
         config: the hyperparameters; those given by name override it.
-        backend: "auto" takes the best for the device; "eager" is the PyTorch one, "triton" the fused kernels.
+        backend: "auto" takes the fused kernels for CUDA tensors, where Triton is installed and the call is not larger
+            than they hold (N <= 1024, F <= 2**20), and PyTorch otherwise; "triton" and "eager" ask for one of them.
         **hyperparameters: see `PruneConfig`.
 
     Returns:

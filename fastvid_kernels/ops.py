@@ -2,14 +2,16 @@
 
 Every operator has the schema of `prune` and computes the same; they differ in who does it:
 
-- `fastvid::prune` takes the best backend for the tensors' device,
+- `fastvid::prune` takes the Triton backend for CUDA tensors, where it can, and the eager backend for all others,
 - `fastvid::prune_eager` always takes the eager backend,
 - `fastvid::prune_triton` always takes the Triton backend.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from fastvid_kernels import eager
 from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.kernels.limits import fits_kernels
 from fastvid_kernels.validation import check_inputs, check_triton, read_cu_frames
 
 _DEFAULTS = PruneConfig()
@@ -29,12 +32,21 @@ _SCHEMA = (
 )
 
 
-def backend_for(device: torch.device) -> str:
-    """The name of the backend that `torch.ops.fastvid.prune` takes for tensors on a device.
-
-    The Triton backend is taken where it is asked for by name, until a GPU has passed its tests.
-    """
+def backend_for(device: torch.device, frames: int, tokens_per_frame: int) -> str:
+    """The name of the backend that `torch.ops.fastvid.prune` takes: from a call's device and size, never its data."""
+    if device.type == "cuda" and fits_kernels(frames, tokens_per_frame) and _has_triton():
+        return "triton"
     return "eager"
+
+
+@cache
+def _has_triton() -> bool:
+    # Only an import tells: a package that is there may still lack what it is built on.
+    try:
+        importlib.import_module("triton")
+    except ImportError:
+        return False
+    return True
 
 
 def _prune_eager(
@@ -71,7 +83,8 @@ def _implementation(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
         config = PruneConfig(*hyperparameters, **named)
         check_inputs(tokens, attn, frame_features, cu_frames, config)
-        return _BACKENDS[backend or backend_for(tokens.device)](tokens, attn, frame_features, cu_frames, config)
+        chosen = backend or backend_for(tokens.device, *tokens.shape[:2])
+        return _BACKENDS[chosen](tokens, attn, frame_features, cu_frames, config)
 
     return prune
 

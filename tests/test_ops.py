@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
 import fastvid_kernels
-from fastvid_kernels import PruneConfig, prune
+from fastvid_kernels import PruneConfig, ops, prune
 from tests.stages import assert_same_bits
 
 OPERATORS = [torch.ops.fastvid.prune, torch.ops.fastvid.prune_eager]
@@ -65,6 +65,35 @@ def test_shapes_are_known_without_data(operator: Any, retention_ratio: float) ->
     for shapeless in (fake, meta):
         for ours, theirs in zip(shapeless, real, strict=True):
             assert (ours.shape, ours.dtype, ours.stride()) == (theirs.shape, theirs.dtype, theirs.stride())
+
+
+@pytest.mark.parametrize("features", [True, False])
+def test_shapes_on_a_gpu_are_known_without_one(features: bool) -> None:
+    with FakeTensorMode():
+        tokens = torch.empty(7, 100, 16, dtype=torch.bfloat16, device="cuda")
+        frame_features = torch.empty(7, 8, device="cuda") if features else None
+        kept, indices = prune(tokens, torch.empty(7, 100, device="cuda"), frame_features, retention_ratio=0.29)
+    assert (kept.shape, kept.dtype, kept.device.type) == ((203, 16), torch.bfloat16, "cuda")
+    assert (indices.shape, indices.dtype, indices.device.type) == ((203,), torch.int64, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "frames", "tokens_per_frame", "backend"),
+    [
+        ("cuda", 32, 196, "triton"),
+        ("cuda:1", 1, 1, "triton"),
+        ("cuda", 2**20, 1024, "triton"),
+        ("cuda", 2**20 + 1, 196, "eager"),
+        ("cuda", 32, 1025, "eager"),
+        ("cpu", 32, 196, "eager"),
+        ("mps", 32, 196, "eager"),
+    ],
+)
+def test_cuda_tensors_take_the_kernels_where_they_fit(
+    device: str, frames: int, tokens_per_frame: int, backend: str
+) -> None:
+    pytest.importorskip("triton")
+    assert ops.backend_for(torch.device(device), frames, tokens_per_frame) == backend
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -261,8 +290,9 @@ import sys
 sys.modules["triton"] = None
 import torch, fastvid_kernels
 print(len(fastvid_kernels.prune(torch.rand(8, 20, 6), torch.rand(8, 20)).indices))
+print(fastvid_kernels.ops.backend_for(torch.device("cuda"), 8, 20))
 """
-    assert in_a_fresh_process(program) == "16"
+    assert in_a_fresh_process(program).split() == ["16", "eager"]
 
 
 def test_importing_pulls_in_neither_triton_nor_extras_nor_the_oracle() -> None:

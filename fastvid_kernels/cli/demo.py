@@ -79,6 +79,10 @@ class _Result:
     seconds: float
     device: torch.device
 
+    @property
+    def backend(self) -> str:
+        return backend_for(self.device, len(self.video.frames), TOKENS_PER_FRAME)
+
 
 def _config(retention: float) -> PruneConfig:
     try:
@@ -153,7 +157,7 @@ def _wait(device: torch.device) -> None:
 def _draw(result: _Result) -> Image.Image:
     video, explanation = result.video, result.explanation
     sampled = f"{len(video.frames)} of {_count(video.num_source_frames, 'frame')}"
-    timed = f"{1e3 * result.seconds:.1f} ms ({backend_for(result.device)}, {_device_name(result.device)})"
+    timed = f"{1e3 * result.seconds:.1f} ms ({result.backend}, {_device_name(result.device)})"
     picture, _ = draw_pruning(
         frames=video.frames,
         captions=[_captions(index, at) for index, at in zip(video.source_indices, video.times, strict=True)],
@@ -189,7 +193,7 @@ def _summary(result: _Result) -> Table:
         ("tokens before", f"{result.num_tokens:,} ({len(video.frames)} x {TOKENS_PER_FRAME})"),
         ("tokens after", _kept(result)),
         ("time", f"{1e3 * result.seconds:.2f} ms, median of {TIMED_RUNS} runs after a warm-up"),
-        ("backend", backend_for(result.device)),
+        ("backend", result.backend),
         ("device", _device_name(result.device)),
         ("torch", torch.__version__),
     ):

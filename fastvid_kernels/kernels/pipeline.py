@@ -15,10 +15,9 @@ from fastvid_kernels.kernels.emit import launch_emit
 from fastvid_kernels.kernels.frame import launch_frame
 from fastvid_kernels.kernels.gram import launch_gram
 from fastvid_kernels.kernels.launch import Call, Workspace, plan_shapes
-from fastvid_kernels.kernels.plan import MAX_FRAMES, launch_plan
+from fastvid_kernels.kernels.limits import MAX_FRAMES, MAX_TOKENS_PER_FRAME, fits_kernels
+from fastvid_kernels.kernels.plan import launch_plan
 from fastvid_kernels.kernels.select import launch_select
-
-MAX_TOKENS_PER_FRAME = 1024
 
 
 def prune(
@@ -50,7 +49,7 @@ def prepare(
 ) -> Call:
     """Allocate outputs and scratch."""
     frames, n, dim = tokens.shape
-    if n > MAX_TOKENS_PER_FRAME or frames > MAX_FRAMES:
+    if not fits_kernels(frames, n):
         raise ValueError(
             f"tokens must have at most {MAX_FRAMES} frames of {MAX_TOKENS_PER_FRAME} tokens for the Triton backend, "
             f"got {list(tokens.shape)}: use backend='eager'"

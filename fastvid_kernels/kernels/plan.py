@@ -8,13 +8,13 @@ import triton
 import triton.language as tl
 
 from fastvid_kernels.kernels.launch import Call, next_power_of_2
+from fastvid_kernels.kernels.limits import MAX_FRAMES
 
 # A transition is packed as (quantised cosine + offset) << bits | position, so that one order compares both.
-POSITION_BITS = tl.constexpr(20)
+POSITION_BITS = tl.constexpr(MAX_FRAMES.bit_length() - 1)
 # The offset leaves 0 to what is not finite: below every cosine, and below every tau, clamped to -2 or not.
 COSINE_OFFSET = (1 << 41) + 1
 _OFFSET = tl.constexpr(COSINE_OFFSET)
-MAX_FRAMES = 1 << 20
 _LARGEST = tl.constexpr((1 << 63) - 1)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +20,11 @@ import fastvid_kernels
 from benchmarks.agreement import agreement
 from benchmarks.videos import PRESETS, preset_video
 from fastvid_kernels.kernels.launch import Call, Workspace
-from tests.eager.test_parity import SHAPES, strided_views, video
+from tests.eager.test_parity import RAGGED, SHAPES, ragged_batch, strided_views, video
 from tests.golden import case_names, load_case
-from tests.kernels.explained import check_call, explanation_of, run_kernels
-from tests.kernels.test_interpreter_parity import LARGER_SHAPES
-from tests.stages import assert_same_bits
+from tests.kernels.explained import ROUNDING, check_call, explanation_of, run_kernels
+from tests.kernels.test_interpreter_parity import LARGER_SHAPES, NEAR_TIES, near_ties
+from tests.stages import COSINE_MARGIN, assert_same_bits
 
 pytestmark = [
     pytest.mark.cuda,
@@ -33,6 +35,7 @@ pytestmark = [
 DEVICE = "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 REPEATS = 100
+STAGES = ("frame", "plan", "gram", "density", "delta", "select", "assign", "emit")
 
 
 def run_on_device(
@@ -60,6 +63,17 @@ def on_host(call: Call) -> Call:
         output=call.output.cpu(),
         indices=call.indices.cpu(),
     )
+
+
+def check_on_device(*inputs: Tensor | None, **options: Any) -> Call:
+    """All stages of a call on the device against the oracle.
+
+    A tensor core adds the products of 16 channels at once to a running sum and cuts off what float32 cannot hold; what
+    the interpreter's margin is for comes on top.
+    """
+    call = run_on_device(*inputs, **options)
+    check_call(call, cosine_margin=COSINE_MARGIN + call.shapes.channels / 16 * ROUNDING)
+    return call
 
 
 def prune(*inputs: Tensor | None, **hyperparameters: Any) -> tuple[Tensor, Tensor]:
@@ -104,7 +118,7 @@ def test_kernels_reproduce_the_published_code(name: str) -> None:
 def test_every_stage_matches_the_oracle(name: str, given_features: bool, dtype: torch.dtype) -> None:
     frames, n, dim, hyperparameters = SHAPES[name]
     tokens, attn, features = video(frames, n, dim, dtype, seed=len(name))
-    check_call(run_on_device(tokens, attn, features if given_features else None, **hyperparameters))
+    check_on_device(tokens, attn, features if given_features else None, **hyperparameters)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -112,21 +126,40 @@ def test_every_stage_matches_the_oracle(name: str, given_features: bool, dtype: 
 def test_every_stage_of_several_tiles_matches_the_oracle(name: str, dtype: torch.dtype) -> None:
     frames, n, dim, hyperparameters = LARGER_SHAPES[name]
     tokens, attn, features = video(frames, n, dim, dtype, seed=len(name))
-    check_call(run_on_device(tokens, attn, features, frames_per_chunk=frames, **hyperparameters))
+    check_on_device(tokens, attn, features, frames_per_chunk=frames, **hyperparameters)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("n", [169, 196])
 def test_every_stage_at_full_width_matches_the_oracle(n: int, dtype: torch.dtype) -> None:
     tokens, attn, features = video(8, n, 3584, dtype, seed=n)
-    check_call(run_on_device(tokens, attn, features, min_segments=2, tau=-1.5))
+    check_on_device(tokens, attn, features, min_segments=2, tau=-1.5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ragged_batch_matches_the_oracle(dtype: torch.dtype) -> None:
-    tokens, attn, features = video(23, 20, 16, dtype, seed=5)
-    cu_frames = torch.tensor([0, 1, 9, 10, 23], dtype=torch.int32)
-    check_call(run_on_device(tokens, attn, features, cu_frames, retention_ratio=0.3, min_segments=3))
+    check_on_device(*ragged_batch(dtype), **RAGGED)
+
+
+@pytest.mark.parametrize("kind", NEAR_TIES)
+def test_float64_settles_what_float32_cannot_tell(kind: str) -> None:
+    tokens, hyperparameters = near_ties(*NEAR_TIES[kind])
+    call = run_on_device(tokens, torch.zeros(tokens.shape[:2]), torch.ones(3, 2), **hyperparameters)
+    check_call(call, cosine_margin=0.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), float("-inf"), 3e38, 1e-45])
+def test_hostile_values(value: float, dtype: torch.dtype) -> None:
+    """Hardware has its own mind about the maximum of NaN and a number: the interpreter cannot show it."""
+    pytest.importorskip("hypothesis", reason="the checks live beside tests that need it")
+    from tests.kernels.test_interpreter_any_input import check_hostile_call
+
+    tokens, attn, _ = video(8, 60, 70, dtype, seed=16)
+    tokens[5, 7, 2] = tokens[2, 3, 0] = value
+    tokens[4] = value
+    attn[1, 9] = attn[6] = value
+    check_hostile_call(tokens, attn, None, {"retention_ratio": 0.35}, run=run_on_device)
 
 
 @pytest.mark.parametrize("layout", strided_views(torch.zeros(1, 1, 1)))
@@ -134,8 +167,7 @@ def test_strides_do_not_matter(layout: str) -> None:
     tokens, attn, features = video(7, 19, 15, torch.float32, seed=8)
     view = strided_views(tokens)[layout]
     contiguous = run_on_device(view.contiguous(), attn, features, retention_ratio=0.3)
-    strided = run_on_device(view, attn, features, retention_ratio=0.3)
-    check_call(strided)
+    strided = check_on_device(view, attn, features, retention_ratio=0.3)
     assert_same((strided.output, strided.indices), (contiguous.output, contiguous.indices))
 
 
@@ -186,20 +218,39 @@ def test_the_host_never_waits(given_features: bool, ragged: bool) -> None:
     assert_same(pruned, expected)
 
 
+def test_the_host_does_not_wait_for_a_dense_batch_either() -> None:
+    batch = [part.unflatten(0, (2, 16)) for part in film(3)]
+    expected = fastvid_kernels.prune(*batch)
+    with no_synchronisation():
+        pruned = fastvid_kernels.prune(*batch)
+    assert_same(pruned, expected)
+
+
 def test_a_wait_is_noticed() -> None:
     with no_synchronisation(), pytest.raises(RuntimeError, match="synchroniz"):
         torch.ones(1, device=DEVICE).item()
 
 
-def test_a_call_is_eight_kernels_on_the_device() -> None:
+def device_work(run: Callable[[], object], trace: Path) -> list[str]:
+    """Names of the kernels, copies and fills that a function starts, by the profiler's own classification."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+        torch.cuda.synchronize()
+    profile.export_chrome_trace(str(trace))
+    events = json.loads(trace.read_text())["traceEvents"]
+    return [event["name"] for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+
+
+def test_a_call_is_eight_kernels_on_the_device(tmp_path: Path) -> None:
     inputs = film(4)
     prune(*inputs)
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        prune(*inputs)
-        torch.cuda.synchronize()
-    on_device = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    assert len(on_device) == 8, on_device
+    # A process's first profile may miss what it starts with.
+    seen = [device_work(lambda: inputs[0].clone(), tmp_path / "clone.json") for _ in range(2)]
+    if not any(seen):
+        pytest.skip("the profiler sees nothing on this machine")
+    found = device_work(lambda: prune(*inputs), tmp_path / "call.json")
+    assert sorted(found) == sorted(f"{stage}_kernel" for stage in STAGES)
 
 
 @pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "one video"])

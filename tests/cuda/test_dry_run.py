@@ -64,6 +64,32 @@ def test_a_graph_that_differs_is_not_timed(tmp_path: Any, monkeypatch: pytest.Mo
     assert {row["failure"] for row in report["rows"]} == {"a graph's replay differs"}
 
 
+@pytest.mark.usefixtures("no_tests")
+def test_an_arm_that_raises_leaves_the_others_their_figures(
+    tmp_path: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(video: Any) -> Any:
+        raise RuntimeError("not on this device")
+
+    monkeypatch.setattr(gpu, "published_onevision", broken)
+    status, report = run(tmp_path)
+    assert status == 1
+    assert {row["arm"] for row in report["rows"] if row["milliseconds"] is None} == {"OneVision form"}
+    assert len(report["rows"]) == 3 * len(ARMS)
+    assert "OneVision form: NOT TIMED, RuntimeError: not on this device" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_tests")
+def test_kernels_that_raise_leave_a_summary(tmp_path: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(machine: Any, video: Any) -> Any:
+        raise RuntimeError("an illegal address")
+
+    monkeypatch.setattr(gpu.Rehearsal, "kernels", broken)
+    status, _ = run(tmp_path)
+    assert status == 1
+    assert "NOT TIMED, RuntimeError: an illegal address" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("tests", "device", "fails"),
     [

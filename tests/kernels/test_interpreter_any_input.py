@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -28,9 +29,15 @@ def assert_same_result(call: Call, other: Call) -> None:
     assert_same_bits(call.output, other.output)
 
 
-def check_hostile_call(tokens: Tensor, attn: Tensor, features: Tensor | None, hyperparameters: dict[str, Any]) -> None:
+def check_hostile_call(
+    tokens: Tensor,
+    attn: Tensor,
+    features: Tensor | None,
+    hyperparameters: dict[str, Any],
+    run: Callable[..., Call] = run_kernels,
+) -> None:
     """What holds of any bits: the plan and salient tokens as the oracle's, a total order of scores, no NaN astray."""
-    call = run_kernels(tokens, attn, features, **hyperparameters)
+    call = run(tokens, attn, features, **hyperparameters)
     explanation = explanation_of(call)
     kept = reference.tokens_per_frame(tokens.shape[1], hyperparameters["retention_ratio"])
     check_any_input(tokens, explanation, kept)

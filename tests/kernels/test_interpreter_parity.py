@@ -88,27 +88,43 @@ def test_ragged_batch_matches_the_oracle(dtype: torch.dtype) -> None:
     check_call(run_kernels(*ragged_batch(dtype), **RAGGED))
 
 
-def near_ties(directions: int, dim: int) -> Tensor:
-    """Three frames of tokens; the last one's anchors go by threes in almost the same direction.
+# Lengths of the anchors of one direction, and number of directions. Most of the pairs lie in different blocks of slots.
+NEAR_TIES = {"one block": ((1.0, 2.7, 0.37), 4), "across blocks": ((1.0, 2.7), 24)}
+
+
+def near_ties(lengths: tuple[float, ...], directions: int) -> tuple[Tensor, dict[str, Any]]:
+    """Three frames, and hyperparameters by which the last one's anchors share almost the same directions.
 
     Their cosines to a token differ by less than float32 sums tell, and by far more than float64 loses. Their lengths
     set them apart, so that each is a density peak; the frame's other tokens are duplicates.
     """
     generator = torch.Generator().manual_seed(directions)
-    tokens = torch.randn(3, 4 * directions, dim, generator=generator)
-    direction = torch.randn(directions, dim, generator=generator)
-    tokens[2, : 3 * directions] = torch.cat([direction * length for length in (1.0, 2.7, 0.37)])
-    tokens[2, 3 * directions :] = direction[0]
-    return tokens
+    anchors = len(lengths) * directions
+    tokens = torch.randn(3, anchors * 4 // 3, 133, generator=generator)
+    direction = torch.randn(directions, 133, generator=generator)
+    tokens[2, :anchors] = torch.cat([direction * length for length in lengths])
+    tokens[2, anchors:] = direction[0]
+    one_segment = {"min_segments": 1, "tau": -1.5}
+    return tokens, {**one_segment, "retention_ratio": 0.25, "dtm_ratio": 1.0, "num_neighbors": 1}
 
 
-@pytest.mark.parametrize(("directions", "dim"), [(4, 70), (20, 133)], ids=["one block of slots", "across blocks"])
-def test_float64_settles_what_float32_cannot_tell(directions: int, dim: int) -> None:
-    tokens = near_ties(directions, dim)
-    one_segment = {"min_segments": 1, "tau": -1.5, "retention_ratio": 0.25, "dtm_ratio": 1.0, "num_neighbors": 1}
-    call = run_kernels(tokens, torch.zeros(3, 4 * directions), torch.ones(3, 2), **one_segment)
+@pytest.mark.parametrize("kind", NEAR_TIES)
+def test_float64_settles_what_float32_cannot_tell(kind: str) -> None:
+    tokens, hyperparameters = near_ties(*NEAR_TIES[kind])
+    call = run_kernels(tokens, torch.zeros(tokens.shape[:2]), torch.ones(3, 2), **hyperparameters)
     (frame,) = check_call(call, cosine_margin=0.0).anchor_frames
-    assert len(frame.anchors) == 3 * directions
+    assert len(frame.anchors) == 3 * tokens.shape[1] // 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_of_equal_anchors_the_first_is_joined(dtype: torch.dtype) -> None:
+    """A plain last frame: its 40 anchors, which take two blocks of slots, are equal."""
+    tokens, attn, features = video(4, 80, 9, dtype, seed=3)
+    tokens[3] = tokens[3, :1]
+    call = run_kernels(tokens, attn, features, retention_ratio=0.5, dtm_ratio=0.5, min_segments=1, tau=-1.5)
+    (frame,) = check_call(call).anchor_frames
+    assert len(frame.anchors) == 40
+    assert frame.joined_anchor.unique().tolist() == frame.anchors[:1].tolist()
 
 
 @pytest.mark.parametrize(
@@ -174,8 +190,17 @@ def test_public_function_runs_the_kernels() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given_features", [True, False], ids=["features", "mean features"])
-def test_full_size(given_features: bool) -> None:
-    tokens, attn, features = video(6, 196, 3584, torch.bfloat16, seed=14)
+@pytest.mark.parametrize(
+    ("frames", "dtype", "given_features"),
+    [
+        (6, torch.bfloat16, True),
+        (6, torch.bfloat16, False),
+        (3, torch.float32, True),
+        (3, torch.float16, True),
+    ],
+    ids=str,
+)
+def test_full_size(frames: int, dtype: torch.dtype, given_features: bool) -> None:
+    tokens, attn, features = video(frames, 196, 3584, dtype, seed=14)
     chosen = features if given_features else None
     check_call(run_kernels(tokens, attn, chosen, retention_ratio=0.1, min_segments=2, tau=-1.5))

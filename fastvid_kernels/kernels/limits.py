@@ -1,0 +1,13 @@
+"""What the kernels can hold; apart from them, so that it can be asked where Triton is missing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_FRAMES: Final = 1 << 20
+MAX_TOKENS_PER_FRAME: Final = 1024
+
+
+def fits_kernels(frames: int, tokens_per_frame: int) -> bool:
+    """Whether the kernels can hold a call of this size."""
+    return frames <= MAX_FRAMES and tokens_per_frame <= MAX_TOKENS_PER_FRAME
