@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # The interpreter is chosen when the kernels are first imported: its tests run in processes of their own.
 INTERPRET := TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help demo test test-slow test-lowest gpu lint bench bench-cpu clean
+.PHONY: help demo test test-slow test-lowest gpu lint bench bench-cpu kernel-report clean
 
 help:
 	@echo "make demo         prune a real clip to 10 %, draw what was kept (fastvid_demo.png), let a model answer about it"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        the operator beside what one would use otherwise, whole and by stage (.benchmarks/bench.txt)"
 	@echo "make bench-cpu    the eager backend beside the published forms, on this CPU"
+	@echo "make kernel-report  what the kernels need of five GPUs, by the compiler: benchmarks/results/kernels.{json,txt}"
 	@echo "make clean        remove the environments"
 
 .venv/installed: pyproject.toml setup.py constraints.txt
@@ -65,6 +66,9 @@ bench: .venv/installed
 
 bench-cpu: .venv/installed
 	OMP_NUM_THREADS=$$(nproc) $(BIN)/python -m benchmarks.compare_cpu --output benchmarks/results/cpu.json
+
+kernel-report: .venv/installed
+	$(BIN)/python -m benchmarks.kernel_report
 
 clean:
 	rm -rf .venv .venv-lowest
