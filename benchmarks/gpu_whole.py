@@ -79,7 +79,7 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
     # What a dry run takes is no measurement to set a prediction beside.
     model = (*python, "benchmarks.model", *(() if dry_run else ("--measured", figures)))
     return [
-        Part("tests", (tests,), 240),
+        Part("tests", (tests,), 230),
         Part("model", (model,), 10),
         *(Part(tool, (command,), 50, None if dry_run else SANITIZER) for tool, command in watched.items()),
         Part("bench", (bench, (*python, "benchmarks.bench_report", raw, "--output", str(folder / "bench"))), 120),

@@ -22,7 +22,7 @@ from fastvid_kernels.cli.progress import progress_bar
 from fastvid_kernels.cli.synthetic import synthetic_frames
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.ops import backend_for
-from fastvid_kernels.vision import SiglipHead, load_siglip_head
+from fastvid_kernels.vision import load_siglip_head
 
 SYNTHETIC = "synthetic"
 
@@ -52,13 +52,14 @@ def answer(request: Request, console: Console) -> Comparison:
     _check(request)
     device = chosen_device(request.device)
     frames, described = _frames(request, console)
+    if not console.is_terminal:
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with console.status("loading the model"):
         llava = _llava(request, device)
-        siglip = _head(llava)
     check_retention(request.retention, llava.tokens_per_frame)
 
     def patch() -> FastVidHandle:
-        return apply_fastvid(llava.model, siglip=siglip, retention_ratio=request.retention)
+        return apply_fastvid(llava.model, siglip=llava.siglip, retention_ratio=request.retention)
 
     inputs = llava.inputs(request.question, frames)
     with console.status("answering"):
@@ -108,16 +109,12 @@ def _llava(request: Request, device: torch.device) -> Llava:
     if request.random_weights is not None:
         return randomly_weighted(request.random_weights, device, dtype)
     assert request.model is not None
-    return load(request.model, request.siglip, device, dtype)
-
-
-def _head(llava: Llava) -> SiglipHead:
-    if isinstance(llava.siglip, SiglipHead):
-        return llava.siglip
+    # First what is small and may be missing.
     try:
-        return load_siglip_head(llava.siglip)
+        head = load_siglip_head(request.siglip)
     except (OSError, ValueError) as error:
-        raise CommandError(f"--siglip {llava.siglip} cannot be used: {error}") from error
+        raise CommandError(f"--siglip {request.siglip} cannot be used: {error}") from error
+    return load(request.model, head, device, dtype)
 
 
 @torch.inference_mode()

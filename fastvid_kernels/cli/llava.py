@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ class Llava:
         tokenizer: its tokenizer.
         chat_template: a Jinja template, or None for the bare question.
         image_processor: turns frames into pixel values.
-        siglip: where its [CLS] attention comes from.
+        siglip: the head that gives its [CLS] attention.
         generation: arguments that `generate` needs for its words to be text.
         note: what must be said of its answers, or "".
     """
@@ -71,7 +70,7 @@ class Llava:
     tokenizer: Any
     chat_template: str | None
     image_processor: Any
-    siglip: str | Path | SiglipHead
+    siglip: SiglipHead
     generation: dict[str, Any]
     note: str = ""
 
@@ -111,7 +110,7 @@ class Llava:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def load(source: str, siglip: str, device: torch.device, dtype: torch.dtype) -> Llava:
+def load(source: str, siglip: SiglipHead, device: torch.device, dtype: torch.dtype) -> Llava:
     """The model of a checkpoint: a directory or a hub id.
 
     Raises:
