@@ -2,7 +2,8 @@
 
 They run in an interpreter whose arithmetic is mended where a GPU's is better (seen in triton 3.9): float32 becomes
 bfloat16 by truncation and bfloat16's subnormals become other numbers; and the BLAS library behind `tl.dot` adds up the
-elements of one product in different orders, so that equal tokens are not at distance 0.
+elements of one product in different orders, so that equal tokens are not at distance 0. Triton 3.6 makes loop bounds of
+arrays of one element, which numpy 2.4 no longer takes for integers.
 """
 
 from __future__ import annotations
@@ -52,9 +53,11 @@ def mended_interpreter() -> Iterator[None]:
         yield
         return
     import triton.language as tl
+    from triton.runtime import interpreter
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     original_cast = InterpreterBuilder.cast_impl
+    original_patch = interpreter._patch_lang_tensor
 
     def cast(self: Any, source: Any, target: Any) -> Any:
         kinds = source.dtype.scalar, target.scalar
@@ -67,7 +70,12 @@ def mended_interpreter() -> Iterator[None]:
     def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
         return TensorHandle(dot(a.data, b.data, d.data), d.dtype.scalar)
 
+    def patch_tensor(tensor: Any, scope: Any) -> None:
+        original_patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
     with (
+        mock.patch.object(interpreter, "_patch_lang_tensor", patch_tensor),
         mock.patch.object(InterpreterBuilder, "cast_impl", cast),
         mock.patch.object(InterpreterBuilder, "create_dot", create_dot),
         np.errstate(all="ignore"),
