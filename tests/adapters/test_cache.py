@@ -101,6 +101,10 @@ def test_crop(cache: Any) -> None:
 
 
 def test_reset(cache: Any) -> None:
-    cache.reset()
+    """Not every version of transformers counts from 0 again."""
+    plain = tiny.transformers.DynamicCache()
+    plain.update(torch.randn(2, 1, ENTRIES, 4), torch.randn(2, 1, ENTRIES, 4), 0)
+    for one in (cache, plain):
+        one.reset()
     assert pruned_part(cache) is None
-    assert cache.get_seq_length() == 0
+    assert cache.get_seq_length() == plain.get_seq_length()
