@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PrunedEntries:
     """What a cache's first entries stand for.
 
     Attributes:
@@ -36,7 +36,7 @@ class Pruned:
         """How many entries the cache lacks."""
         return self.length - self.entries
 
-    def without_last(self, count: int) -> Pruned:
+    def without_last(self, count: int) -> PrunedEntries:
         """The same without the last `count` tokens, none of which may have been pruned.
 
         Raises:
@@ -49,9 +49,9 @@ class Pruned:
                 "a cache can be cropped only to where no pruned video token is cut off, got a crop of the last "
                 f"{count} of {self.length} tokens: start from an empty cache instead"
             )
-        return Pruned(self.real[:, :-count], self.position[:, :left], self.length - count, self.padded)
+        return PrunedEntries(self.real[:, :-count], self.position[:, :left], self.length - count, self.padded)
 
-    def of_rows(self, select: Callable[[Tensor], Tensor]) -> Pruned:
+    def of_rows(self, select: Callable[[Tensor], Tensor]) -> PrunedEntries:
         """The same for other rows of the batch."""
         return replace(self, real=select(self.real), position=select(self.position))
 
@@ -66,7 +66,7 @@ class PrunedCache:
     the next position) stays right; while the decoder runs, it is as long as its entries.
     """
 
-    pruned: Pruned | None
+    pruned: PrunedEntries | None
     counts_entries: bool = False
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -136,7 +136,7 @@ class PrunedCache:
             self.pruned = self.pruned.of_rows(select)
 
 
-def pruned_part(cache: Any) -> Pruned | None:
+def pruned_part(cache: Any) -> PrunedEntries | None:
     """What of a cache was pruned; None for a cache that knows of nothing, or no cache."""
     return cache.pruned if isinstance(cache, PrunedCache) else None
 
@@ -153,7 +153,7 @@ def as_cache(cache: Any) -> Any:
     return remembering
 
 
-def remember(cache: Any, pruned: Pruned) -> None:
+def remember(cache: Any, pruned: PrunedEntries) -> None:
     """Make a cache know what its entries stand for, in place."""
     if not isinstance(cache, PrunedCache):
         cache.__class__ = _pruned_class(type(cache))
@@ -168,7 +168,7 @@ def set_counting_entries(cache: Any, value: bool) -> None:
 
 def _pruned_class(base: Any) -> Any:
     if base not in _CLASSES:
-        _CLASSES[base] = type(f"Pruned{base.__name__}", (PrunedCache, base), {})
+        _CLASSES[base] = type(f"PrunedEntries{base.__name__}", (PrunedCache, base), {})
     return _CLASSES[base]
 
 

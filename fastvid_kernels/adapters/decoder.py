@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fastvid_kernels.adapters.cache import Pruned, as_cache, pruned_part, remember, set_counting_entries
+from fastvid_kernels.adapters.cache import PrunedEntries, as_cache, pruned_part, remember, set_counting_entries
 
 _POSITIONAL = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds")
 
@@ -68,7 +68,7 @@ class PrunedDecoder:
         self._language_model = language_model
         self._positions: Tensor | None = None
         self._gathered: _Gathered | None = None
-        self._cache_will_hold: Pruned | None = None
+        self._cache_will_hold: PrunedEntries | None = None
 
     def attach(self) -> list[RemovableHandle]:
         """Put the hooks in place."""
@@ -181,7 +181,7 @@ def _check_mask(mask: Any, seen: Any, length: int) -> None:
         )
 
 
-def _past_real(past: Pruned | None, mask: Tensor | None, batch: int, entries: Any, length: int) -> Tensor | None:
+def _past_real(past: PrunedEntries | None, mask: Tensor | None, batch: int, entries: Any, length: int) -> Tensor | None:
     """Which of the cache's entries hold a token: bool `[B, entries]`, None if all do."""
     if past is None:
         return None if mask is None or mask.shape[1] == length else mask[:, :-length]
@@ -205,10 +205,10 @@ def _joined(past: Tensor | None, own: Tensor | None, batch: int, entries: Any, l
     return torch.cat([past, own], dim=1)
 
 
-def _extended(past: Pruned | None, past_real: Tensor | None, gathered: _Gathered, seen: int) -> Pruned:
+def _extended(past: PrunedEntries | None, past_real: Tensor | None, gathered: _Gathered, seen: int) -> PrunedEntries:
     """What a cache of `seen` tokens holds after the call."""
     source, real = gathered.source, gathered.real
     padded = gathered.padded or past_real is not None
     if past_real is None:
         past_real = real.new_ones(len(real), seen - (0 if past is None else past.removed))
-    return Pruned(torch.cat([past_real, real], dim=1), source + seen, seen + gathered.length, padded)
+    return PrunedEntries(torch.cat([past_real, real], dim=1), source + seen, seen + gathered.length, padded)

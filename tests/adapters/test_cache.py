@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastvid_kernels.adapters.cache import Pruned, pruned_part, remember, set_counting_entries
+from fastvid_kernels.adapters.cache import PrunedEntries, pruned_part, remember, set_counting_entries
 from tests.adapters import tiny
 
 ENTRIES, REMOVED = 5, 7
@@ -23,7 +23,7 @@ def cache() -> Any:
     real = torch.ones(2, ENTRIES, dtype=torch.bool)
     real[0, 0] = False
     position = torch.tensor([[0, 1, 5, 10, 11], [0, 2, 3, 10, 11]])
-    remember(cache, Pruned(real, position, ENTRIES + REMOVED, padded=True))
+    remember(cache, PrunedEntries(real, position, ENTRIES + REMOVED, padded=True))
     return cache
 
 
