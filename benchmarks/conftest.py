@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.device import clock, copy_rate
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_gpu, describe_machine
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,9 +37,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info.update(describe_machine(), device=device.type)
     machine_info["clock"] = "CUDA events, device idle before" if device.type == "cuda" else "host, perf_counter"
     if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        machine_info.update(gpu=properties.name, multiprocessors=properties.multi_processor_count)
-        machine_info["driver"] = torch.cuda.driver_version() if hasattr(torch.cuda, "driver_version") else "unknown"
+        machine_info.update(describe_gpu())
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ from benchmarks.compare_cpu import (
     published_onevision,
     reference_result,
 )
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_gpu, describe_machine
 from benchmarks.timing import Spread
 from benchmarks.videos import PRESETS, Video, preset_video
 
@@ -92,8 +92,7 @@ class Cuda:
 
     def describe(self) -> dict[str, str | int]:
         """The device, for the record."""
-        properties = torch.cuda.get_device_properties(0)
-        return {"gpu": properties.name, "multiprocessors": properties.multi_processor_count}
+        return describe_gpu()
 
 
 class Rehearsal(Cuda):

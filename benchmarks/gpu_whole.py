@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_gpu, describe_machine
 
 ROOT = Path(__file__).parent.parent
 SANITIZER = "compute-sanitizer"
@@ -129,9 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("no CUDA device here: --dry-run exercises this program without one", file=sys.stderr)
         return 2
     options.output.mkdir(parents=True, exist_ok=True)
-    machine = describe_machine()
-    if not options.dry_run:
-        machine["gpu"] = torch.cuda.get_device_name()
+    machine = describe_machine() | ({} if options.dry_run else describe_gpu())
     outcomes = []
     for part in parts(options.output.absolute(), options.dry_run):
         if options.only is None or part.name in options.only:

@@ -28,6 +28,18 @@ def describe_machine() -> dict[str, str | int | float]:
     }
 
 
+def describe_gpu() -> dict[str, str | int]:
+    """The current CUDA device and what drives it."""
+    properties = torch.cuda.get_device_properties()
+    driver = _printed_by(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return {
+        "gpu": properties.name,
+        "multiprocessors": properties.multi_processor_count,
+        "driver": driver.partition("\n")[0] or "unknown",
+        "cuda": torch.version.cuda or "none",
+    }
+
+
 def _cpu_model() -> str:
     if _CPU_INFO.exists():
         for line in _CPU_INFO.read_text().splitlines():
@@ -39,8 +51,13 @@ def _cpu_model() -> str:
 def _commit() -> str:
     """Short revision of this checkout, marked where files differ from it; "unknown" outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return _printed_by(command) or "unknown"
+
+
+def _printed_by(command: list[str]) -> str:
+    """What a program prints, run in this checkout; nothing if it is absent or fails."""
     try:
-        described = subprocess.check_output(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)
+        printed = subprocess.check_output(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return described.decode().strip()
+        return ""
+    return printed.decode().strip()

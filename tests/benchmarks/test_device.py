@@ -1,0 +1,40 @@
+"""The device's clock, with events that are as coarse as CUDA's."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.device import EventTimer
+
+
+class Event:
+    """Stands in for `torch.cuda.Event`: recorded at `now` milliseconds, differences in float32."""
+
+    now: ClassVar[float] = 0.0
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = Event.now
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, later: Event) -> float:
+        return float(np.float32(later.at - self.at))
+
+
+def test_the_clock_is_as_fine_after_an_hour_as_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(Event, "now", 5.0)
+    read = EventTimer()
+    Event.now += 3_600_000.0
+    start = read()
+    Event.now += 0.0743
+    assert start == pytest.approx(3600.0)
+    assert read() - start == pytest.approx(74.3e-6, rel=1e-4)
