@@ -6,10 +6,12 @@ LOWEST := .venv-lowest/bin
 # Two test processes of one thread each beat one process of two threads.
 PYTEST_FLAGS ?= -n 2
 export OMP_NUM_THREADS ?= 1
+# nproc would say what OMP_NUM_THREADS says.
+ALL_CORES := OMP_NUM_THREADS=$$(getconf _NPROCESSORS_ONLN)
 # The interpreter is chosen when the kernels are first imported: its tests run in processes of their own.
 INTERPRET := TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help demo test test-slow test-lowest gpu lint bench bench-cpu kernel-report clean
+.PHONY: help demo test test-slow test-lowest gpu lint bench kernel-report clean
 
 help:
 	@echo "make demo         prune a real clip to 10 %, draw what was kept (fastvid_demo.png), let a model answer about it"
@@ -19,7 +21,6 @@ help:
 	@echo "make gpu          on a machine with CUDA, as it is: all that a GPU has to show (benchmarks/results/gpu)"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        the operator beside what one would use otherwise, whole and by stage (.benchmarks/bench.txt)"
-	@echo "make bench-cpu    the eager backend beside the published forms, on this CPU"
 	@echo "make kernel-report  what the kernels need of five GPUs, by the compiler: benchmarks/results/kernels.{json,txt}"
 	@echo "make clean        remove the environments"
 
@@ -35,8 +36,8 @@ help:
 	touch $@
 
 demo: .venv/installed
-	OMP_NUM_THREADS=$$(nproc) $(BIN)/fastvid demo
-	OMP_NUM_THREADS=$$(nproc) $(BIN)/fastvid run --random-weights small --repeats 3
+	$(ALL_CORES) $(BIN)/fastvid demo
+	$(ALL_CORES) $(BIN)/fastvid run --random-weights small --repeats 3
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
@@ -60,12 +61,9 @@ lint: .venv/installed
 
 bench: .venv/installed
 	mkdir -p .benchmarks
-	OMP_NUM_THREADS=$$(nproc) $(BIN)/python -m pytest benchmarks/bench_prune.py benchmarks/bench_stages.py -q -o addopts= \
+	$(ALL_CORES) $(BIN)/python -m pytest benchmarks/bench_prune.py benchmarks/bench_stages.py -q -o addopts= --budget=1000 \
 		--benchmark-json=.benchmarks/raw.json --benchmark-save-data
 	$(BIN)/python -m benchmarks.bench_report .benchmarks/raw.json --output .benchmarks/bench
-
-bench-cpu: .venv/installed
-	OMP_NUM_THREADS=$$(nproc) $(BIN)/python -m benchmarks.compare_cpu --output benchmarks/results/cpu.json
 
 kernel-report: .venv/installed
 	$(BIN)/python -m benchmarks.kernel_report

@@ -9,6 +9,24 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """What a backend must reach against the reference before its time means anything."""
+
+    overlap: float
+    relative_error: float
+    close_rows: float
+
+
+# Only a near-tie that the two sum differently may fall the other way; it then changes what other anchors merge. The
+# relative errors allow for rounding a merged token to 24, 8 or 11 bits.
+TOLERANCES = {
+    "float32": Tolerance(overlap=0.995, relative_error=1e-4, close_rows=0.99),
+    "bfloat16": Tolerance(overlap=0.995, relative_error=1e-2, close_rows=0.99),
+    "float16": Tolerance(overlap=0.995, relative_error=1e-3, close_rows=0.99),
+}
+
+
+@dataclass(frozen=True)
 class Agreement:
     """A result beside the one it is held against.
 

@@ -11,7 +11,6 @@ from torch import Tensor
 import fastvid_kernels
 import fastvid_kernels.eager
 from benchmarks.cases import Case, Inputs
-from benchmarks.compare_cpu import without_accidents
 from benchmarks.published import llava_video_form, onevision_form
 from fastvid_kernels.eager import merge, products
 
@@ -24,6 +23,9 @@ EAGER = "eager backend"
 COMPILED = "eager backend, torch.compile"
 LLAVA_VIDEO_FORM = "published, LLaVA-Video form"
 ONEVISION_FORM = "published, OneVision form"
+
+# Times the tokens of a frame, still far below the spacing, in any dtype, of attention that competes for a place.
+_TIE_BREAK = 1e-14
 
 
 def kernels(case: Case) -> Arm:
@@ -100,3 +102,12 @@ def reference(case: Case, inputs: Inputs) -> Pruned:
         return eager(case)(Inputs(tokens.float(), attn, features, cu_frames))
     exact = Inputs(tokens.float(), *without_accidents(attn, features), cu_frames)
     return _one_by_one(exact, lambda video: llava_video_form(*video, noise=0, **vars(case.config)))
+
+
+def without_accidents(attn: Tensor, frame_features: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention `[F, N]` and features `[F, G]` from which two accidents of rounding are taken, as SPEC does.
+
+    Features go in as float64, which decides among near-equal cuts (section 1), and equal attention is told apart by an
+    index term far below its resolution (section 3).
+    """
+    return attn.double() - _TIE_BREAK * torch.arange(attn.shape[1]), frame_features.double()

@@ -1,6 +1,6 @@
 """What `make bench` measured, for people: a table, a lean JSON, and plots.
 
-    python -m benchmarks.bench_report RAW.json --output benchmarks/results/bench-cpu
+    python -m benchmarks.bench_report RAW.json --output benchmarks/results/cpu
 
 RAW.json is pytest-benchmark's. Written are OUTPUT.json, OUTPUT.txt, OUTPUT-frames.png and OUTPUT-stages.png.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,34 +55,39 @@ class Row:
         return cls(**row, rounds=stats["rounds"], **{name: info.get(name) for name in watched})
 
 
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "rounds": lambda row: str(row.rounds),
+    "p20": lambda row: f"{row.milliseconds.p20:.3f}",
+    "p50": lambda row: f"{row.milliseconds.p50:.3f}",
+    "p80": lambda row: f"{row.milliseconds.p80:.3f}",
+    "overlap": lambda row: "" if row.overlap is None else f"{row.overlap:.1%}",
+    "GB/s": lambda row: _number(row.gigabytes_per_second, 1),
+    "of copy": lambda row: "" if row.share_of_copy_rate is None else f"{row.share_of_copy_rate:.1%}",
+    "extra MiB": lambda row: _number(None if row.extra_bytes is None else row.extra_bytes / 2**20, 1),
+    "kernels": lambda row: _number(row.kernels),
+    "waits": lambda row: _number(row.host_waits),
+    "CPU µs": lambda row: _number(None if row.cpu_seconds is None else 1e6 * row.cpu_seconds),
+}
+
+
 def whole_table(rows: Sequence[Row]) -> Table:
-    """All arms of all cases; ratios are to the first arm of a case."""
+    """All arms of all cases; ratios are to the first arm of a case. What the device cannot tell has no column."""
+    rows = [row for row in rows if row.stage is None]
+    columns = {heading: cell for heading, cell in _COLUMNS.items() if any(cell(row) for row in rows)}
     table = Table(title="milliseconds a call", title_justify="left")
     table.add_column("case", overflow="fold")
     table.add_column("arm")
-    for heading in ("p20", "p50", "p80", "ratio", "GB/s", "of copy", "extra MiB", "kernels", "waits", "CPU µs"):
+    for heading in (*columns, "ratio"):
         table.add_column(heading, justify="right")
-    previous, first = None, 0.0
+    first: Row | None = None
     for row in rows:
-        if row.stage is not None:
-            continue
-        spread = row.milliseconds
-        if row.case != previous:
+        begins = first is None or row.case != first.case
+        if begins:
             table.add_section()
-            first = spread.p50
-        table.add_row(
-            str(row.case) if row.case != previous else "",
-            row.arm,
-            *(f"{one:.3f}" for one in (spread.p20, spread.p50, spread.p80)),
-            f"{spread.p50 / first:.2f}",
-            _number(row.gigabytes_per_second, 1),
-            "" if row.share_of_copy_rate is None else f"{row.share_of_copy_rate:.1%}",
-            _number(None if row.extra_bytes is None else row.extra_bytes / 2**20, 1),
-            _number(row.kernels),
-            _number(row.host_waits),
-            _number(None if row.cpu_seconds is None else 1e6 * row.cpu_seconds),
-        )
-        previous = row.case
+            first = row
+        ratio = row.milliseconds.p50 / first.milliseconds.p50
+        cells = [cell(row) for cell in columns.values()]
+        table.add_row(str(row.case) if begins else "", row.arm, *cells, f"{ratio:.2f}")
     return table
 
 

@@ -102,6 +102,7 @@ TYPICAL = [
     for ratio in (0.10, 0.25)
     for video in PRESETS
 ]
+SINGLE = [Case(*size, dtype="float32") for size in (ONEVISION, LLAVA_VIDEO)]
 RAGGED = [Case(*ONEVISION, videos=videos) for videos in (4, 16)]
 LONG = [Case(frames, 196) for frames in (128, 512, 1024)]
 TINY = [Case(12, 36, channels=32), Case(12, 36, channels=32, videos=3), Case(70, 36, channels=32)]

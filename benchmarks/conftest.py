@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from benchmarks.machine import describe_gpu, describe_machine
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastvid")
     group.addoption("--bench-device", default="auto", help="auto, cpu or cuda; auto prefers cuda")
+    group.addoption("--budget", type=float, metavar="SECONDS", help="no case is begun later than this; it is skipped")
     group.addoption("--tiny", action="store_true", help="small sizes, to rehearse: the figures mean nothing")
 
 
@@ -28,6 +30,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     timer = clock(chosen_device(config))
     for item in items:
         item.add_marker(pytest.mark.benchmark(timer=timer))
+
+
+_start = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    budget = item.config.getoption("--budget")
+    if budget is not None and time.monotonic() - _start > budget:
+        pytest.skip(f"not begun within {budget:.0f} s")
 
 
 @pytest.hookimpl

@@ -1,12 +1,12 @@
 """Predicts how long a call takes on a GPU, stage by stage, from the bytes it moves and the operations it does.
 
     python -m benchmarks.model --device h100 --frames 32 --tokens 196 --channels 3584
-    python -m benchmarks.model --device h100 --measured benchmarks/results/gpu.json
+    python -m benchmarks.model --device h100 --measured benchmarks/results/gpu/bench.json
 
 Predictions, not measurements. A stage takes the longest of: bytes from memory at the bandwidth that a copy reaches,
 bytes from the cache, operations of each kind, and loads of its longest block that wait for one another. The work is
 counted in `benchmarks/stage_work.py`; data sheets and assumptions are in `benchmarks/devices.py`. `--measured` sets
-predictions beside what `benchmarks.gpu --output` wrote.
+beside predictions what `benchmarks.bench_report` wrote of a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.devices import DEVICES, GAP_US, HOST_US, TRIP_US
-from benchmarks.prediction import EAGER, GRAPH, Comparison, Model, Prediction, compare, equal_segments, predict_kind
+from benchmarks.prediction import (
+    EAGER,
+    GRAPH,
+    Comparison,
+    Model,
+    Prediction,
+    compare,
+    equal_segments,
+    predict_kind,
+    whole_us,
+)
 from benchmarks.videos import PRESETS
 from benchmarks.work import DTYPES, Scenario
 from fastvid_kernels import PruneConfig
@@ -66,7 +76,7 @@ def kinds_table(model: Model, scenario: Scenario) -> Table:
         table.add_column(heading, justify="right")
     size = (scenario.frames, scenario.tokens_per_frame, scenario.channels)
     for kind in PRESETS:
-        predicted = predict_kind(model, kind, size, scenario.dtype, scenario.config)
+        predicted = whole_us(predict_kind(model, kind, size, scenario.dtype, scenario.config))
         table.add_row(kind, f"{predicted[GRAPH]:.1f}", f"{predicted[EAGER]:.1f}")
     return table
 
@@ -74,13 +84,13 @@ def kinds_table(model: Model, scenario: Scenario) -> Table:
 def comparison_table(model: Model, gpu: str, rows: Sequence[Comparison]) -> Table:
     """Predictions beside measurements."""
     table = Table(title=f"predicted for {model.device.name}, measured on {gpu}")
-    for heading in ("size", "video", "arm"):
+    for heading in ("case", "arm or stage", "bound by"):
         table.add_column(heading)
     for heading in ("predicted µs", "measured µs", "measured / predicted"):
         table.add_column(heading, justify="right")
     for row in rows:
         figures = (f"{row.predicted:.1f}", f"{row.measured:.1f}", f"{row.ratio:.2f}")
-        table.add_row(row.size, row.video, row.arm, *figures)
+        table.add_row(str(row.case), row.part, row.bound, *figures)
     return table
 
 
@@ -112,7 +122,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("retention_ratio", "min_segments", "dtm_ratio", "anchor_interval", "beta", "num_neighbors"):
         value = getattr(defaults, name)
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
-    parser.add_argument("--measured", type=Path, help="JSON of benchmarks.gpu, to be set beside predictions")
+    parser.add_argument("--measured", type=Path, help="JSON of benchmarks.bench_report, for comparison")
     return parser.parse_args(arguments)
 
 
@@ -134,10 +144,13 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict, and compare where there is something to compare with."""
     options = parse_arguments(arguments)
-    model = Model(DEVICES[options.device], options.copy_bandwidth)
+    report = json.loads(options.measured.read_text()) if options.measured else None
+    copy_tb_s = options.copy_bandwidth
+    if report is not None and copy_tb_s is None and report["machine"]["copy_rate"] is not None:
+        copy_tb_s = report["machine"]["copy_rate"] / 1e12
+    model = Model(DEVICES[options.device], copy_tb_s)
     console = Console()
-    if options.measured:
-        report = json.loads(options.measured.read_text())
+    if report is not None:
         try:
             rows = compare(model, report)
         except ValueError as error:

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import reference
+from benchmarks.cases import Case
 from benchmarks.devices import CACHE_SHARE, COPY_SHARE, GAP_US, HOST_US, RATE_SHARE, TRIP_US, Device
 from benchmarks.videos import preset_video
 from benchmarks.work import Scenario, Work
@@ -16,7 +17,7 @@ from fastvid_kernels import PruneConfig
 
 GRAPH = "Triton, graph replay"
 EAGER = "Triton, eager launch"
-# Where a kind of video is cut depends on its seed: four, as benchmarks.gpu has four input sets.
+# Where a kind of video is cut depends on its seed: four, as many as the sets of inputs that benchmarks take turns with.
 _SEEDS = range(4)
 
 
@@ -122,25 +123,40 @@ def segments_of(kind: str, frames: int, config: PruneConfig, seed: int) -> tuple
 
 def predict_kind(
     model: Model, kind: str, size: tuple[int, int, int], dtype: str, config: PruneConfig
-) -> dict[str, float]:
-    """Microseconds of each arm, the mean over several videos of a kind."""
+) -> list[Prediction]:
+    """Of several videos of a kind; `size` is (frames, tokens of a frame, channels)."""
     frames, tokens_per_frame, channels = size
-    predictions = [
+    return [
         model.predict(
             Scenario(tokens_per_frame, channels, segments_of(kind, frames, config, seed), dtype=dtype, config=config)
         )
         for seed in _SEEDS
     ]
-    return {GRAPH: fmean(one.graph_us for one in predictions), EAGER: fmean(one.eager_us for one in predictions)}
+
+
+def whole_us(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Microseconds of each of the kernels' arms, the mean over videos."""
+    return {
+        GRAPH: fmean(one.graph_us for one in predictions),
+        EAGER: fmean(one.eager_us for one in predictions),
+    }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A measured median beside the prediction, both in microseconds."""
+    """A measured median beside the prediction, both in microseconds.
 
-    size: str
-    video: str
-    arm: str
+    Attributes:
+        case: what was called.
+        part: an arm, or a stage of one.
+        bound: what the model says limits a stage.
+        predicted: the mean over videos of that kind.
+        measured: the median.
+    """
+
+    case: Case
+    part: str
+    bound: str
     predicted: float
     measured: float
 
@@ -151,22 +167,28 @@ class Comparison:
 
 
 def compare(model: Model, report: dict[str, Any]) -> list[Comparison]:
-    """A row for each measured row of the kernels' arms in a report of `benchmarks.gpu`; the tokens are bfloat16.
+    """A row for each row of the kernels in a report of `benchmarks.bench_report`, but for those of ragged batches.
 
     Raises:
-        ValueError: the report is a dry run's.
+        ValueError: the report is not of a GPU.
     """
-    if "dry run" in report["machine"]["gpu"]:
-        raise ValueError("a dry run measured no GPU")
-    config = PruneConfig(**report["hyperparameters"])
-    predicted: dict[tuple[str, str], dict[str, float]] = {}
+    if "gpu" not in report["machine"]:
+        raise ValueError("its figures are not a GPU's")
+    predicted: dict[Case, list[Prediction]] = {}
     found = []
     for row in report["rows"]:
-        if row["arm"] not in (GRAPH, EAGER) or row["milliseconds"] is None:
+        case = Case(**row["case"])
+        if row["arm"] not in (GRAPH, EAGER) or case.videos > 1:
             continue
-        key = (row["size"], row["video"])
-        if key not in predicted:
-            frames, tokens_per_frame, channels = map(int, row["size"].split("x"))
-            predicted[key] = predict_kind(model, row["video"], (frames, tokens_per_frame, channels), "bfloat16", config)
-        found.append(Comparison(*key, row["arm"], predicted[key][row["arm"]], 1e3 * row["milliseconds"]["p50"]))
+        if case not in predicted:
+            size = (case.frames, case.tokens_per_frame, case.channels)
+            predicted[case] = predict_kind(model, case.video, size, case.dtype, case.config)
+        videos, measured = predicted[case], 1e3 * row["milliseconds"]["p50"]
+        if row["stage"] is None:
+            found.append(Comparison(case, row["arm"], "", whole_us(videos)[row["arm"]], measured))
+            continue
+        stages = [next(stage for stage in video.stages if stage.work.stage == row["stage"]) for video in videos]
+        found.append(
+            Comparison(case, row["stage"], stages[0].bound, fmean(stage.total_us for stage in stages), measured)
+        )
     return found

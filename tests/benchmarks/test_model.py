@@ -12,7 +12,8 @@ import torch
 pytest.importorskip("triton")
 
 import reference
-from benchmarks import gpu, model
+from benchmarks import arms, bench_report, model
+from benchmarks.cases import Case
 from benchmarks.devices import COPY_SHARE, DEVICES
 from benchmarks.prediction import EAGER, GRAPH, Model, equal_segments, segments_of
 from benchmarks.timing import Spread
@@ -213,34 +214,45 @@ def test_the_command_says_that_it_predicts(options: list[str], capsys) -> None:
     assert "Predictions, not measurements." in printed
 
 
-def gpu_report(name: str) -> dict:
+def gpu_report(**machine: str) -> dict:
+    case, batch = Case(32, 196), Case(32, 196, videos=4)
     rows = [
-        gpu.Row("32x196x3584", "few cuts", gpu.KERNELS, Spread(0.1, 0.2, 0.3)),
-        gpu.Row("32x196x3584", "few cuts", gpu.GRAPH, Spread(0.05, 0.1, 0.2)),
-        gpu.Row("32x196x3584", "few cuts", "eager backend", Spread(1, 2, 3)),
-        gpu.Row("64x169x3584", "few cuts", gpu.KERNELS, None, "kept 50 %"),
+        bench_report.Row(case, EAGER, None, Spread(0.1, 0.2, 0.3), rounds=9),
+        bench_report.Row(case, GRAPH, None, Spread(0.05, 0.1, 0.2), rounds=9),
+        bench_report.Row(case, arms.EAGER, None, Spread(1, 2, 3), rounds=9),
+        bench_report.Row(batch, GRAPH, None, Spread(1, 2, 3), rounds=9),
+        bench_report.Row(case, EAGER, "gram", Spread(0.01, 0.02, 0.03), rounds=9),
     ]
-    return {
-        "machine": {"gpu": name},
-        "hyperparameters": asdict(PruneConfig()),
-        "rows": [asdict(row) for row in rows],
-    }
+    return {"machine": {"copy_rate": 2.5e12, **machine}, "rows": [asdict(row) for row in rows]}
+
+
+def test_the_names_of_the_kernels_arms() -> None:
+    assert (EAGER, GRAPH) == (arms.KERNELS, arms.GRAPH)
 
 
 def test_a_measurement_stands_beside_its_prediction(tmp_path, capsys) -> None:
-    rows = model.compare(H100, gpu_report("NVIDIA H100 80GB HBM3"))
-    assert [(row.arm, row.measured) for row in rows] == [(EAGER, 200), (GRAPH, 100)]
+    report = gpu_report(gpu="NVIDIA H100 80GB HBM3")
+    rows = model.compare(H100, report)
+    assert [(row.part, row.measured) for row in rows] == [(EAGER, 200), (GRAPH, 100), ("gram", 20)]
     assert all(row.ratio == row.measured / row.predicted for row in rows)
-    path = tmp_path / "gpu.json"
-    path.write_text(json.dumps(gpu_report("NVIDIA H100 80GB HBM3")))
+    scenarios = [
+        replace(ONEVISION, segment_lengths=segments_of("few cuts", 32, PruneConfig(), seed)) for seed in range(4)
+    ]
+    predictions = [H100.predict(scenario) for scenario in scenarios]
+    assert rows[1].predicted == pytest.approx(sum(one.graph_us for one in predictions) / 4)
+    gram = [stage for one in predictions for stage in one.stages if stage.work.stage == "gram"]
+    assert rows[2].predicted == pytest.approx(sum(stage.total_us for stage in gram) / 4)
+    assert rows[2].bound == gram[0].bound
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(report))
     assert model.main(["--measured", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "measured on NVIDIA H100" in printed
-    assert "100.0" in printed
+    assert "Copy bandwidth 2.50 TB/s (measured)" in printed
 
 
-def test_a_dry_run_is_no_measurement(tmp_path, capsys) -> None:
-    path = tmp_path / "gpu.json"
-    path.write_text(json.dumps(gpu_report(gpu.Rehearsal().describe()["gpu"])))
+def test_figures_of_a_cpu_are_no_measurement(tmp_path, capsys) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(gpu_report(cpu="an abacus")))
     assert model.main(["--measured", str(path)]) == 2
-    assert "measured no GPU" in capsys.readouterr().err
+    assert "not a GPU's" in capsys.readouterr().err
