@@ -61,7 +61,7 @@ lint: .venv/installed
 
 bench: .venv/installed
 	mkdir -p .benchmarks
-	$(ALL_CORES) $(BIN)/python -m pytest benchmarks/bench_prune.py benchmarks/bench_stages.py -q -o addopts= --budget=1000 \
+	$(ALL_CORES) $(BIN)/python -m pytest benchmarks/bench_stages.py benchmarks/bench_prune.py -q -o addopts= --budget=1000 --benchmark-quiet \
 		--benchmark-json=.benchmarks/raw.json --benchmark-save-data
 	$(BIN)/python -m benchmarks.bench_report .benchmarks/raw.json --output .benchmarks/bench
 

@@ -55,9 +55,11 @@ def sets_for(case: Case, device: torch.device) -> int:
 
 
 def rounds_for(case: Case, arm: str, device: torch.device) -> int:
-    """Many where a call is short."""
+    """Many where a call is short; two where it takes a minute."""
     if device.type == "cuda":
         return 100 if arm in ON_CUDA else 20
+    if case.frames > 512:
+        return 2
     return 3 if case.is_long else 9
 
 

@@ -161,12 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     machine = raw["machine_info"]
     rates = [one["extra_info"]["copy_rate"] for one in raw["benchmarks"] if "copy_rate" in one["extra_info"]]
-    machine["copy_rate"] = rates[0] if rates else None
+    machine["copy_gigabytes_per_second"] = rates[0] / 1e9 if rates else None
     report = {"machine": machine, "rows": [asdict(row) for row in rows]}
     options.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     with options.output.with_suffix(".txt").open("w") as file:
         for console in (Console(width=_WIDTH), Console(file=file, width=_WIDTH)):
-            console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
+            console.print(", ".join(f"{name} {_readable(value)}" for name, value in machine.items()), highlight=False)
             for table in (whole_table(rows), stage_table(rows)):
                 console.print(table)
     if rates and any(row.case in LONG for row in rows):
@@ -174,6 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(row.stage is not None for row in rows):
         plot_stages(rows, options.output.with_name(f"{options.output.name}-stages.png"))
     return 0
+
+
+def _readable(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -33,6 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 _start = time.monotonic()
+_machine = describe_machine()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -45,7 +46,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     machine_info.clear()
     device = chosen_device(config)
-    machine_info.update(describe_machine(), device=device.type)
+    machine_info.update(_machine, device=device.type)
     machine_info["clock"] = "CUDA events, device idle before" if device.type == "cuda" else "host, perf_counter"
     if device.type == "cuda":
         machine_info.update(describe_gpu())

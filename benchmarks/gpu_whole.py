@@ -71,8 +71,8 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
     small_calls = (*python, "benchmarks.small_calls", "--device", "cpu" if dry_run else "cuda")
     watched = {tool: small_calls if dry_run else (*sanitizer, tool, *small_calls) for tool in ("memcheck", "racecheck")}
     raw, report = folder / "raw.json", folder / "bench"
-    bench = (*python, "pytest", "benchmarks/bench_prune.py", "benchmarks/bench_stages.py", "-q", "-o", "addopts=")
-    bench += ("-p", "no:cacheprovider", f"--benchmark-json={raw}", "--benchmark-save-data")
+    bench = (*python, "pytest", "benchmarks/bench_stages.py", "benchmarks/bench_prune.py", "-q", "-o", "addopts=")
+    bench += ("-p", "no:cacheprovider", f"--benchmark-json={raw}", "--benchmark-save-data", "--benchmark-quiet")
     bench += ("--tiny", "--bench-device=cpu") if dry_run else ("--bench-device=cuda", f"--budget={_BENCH_SECONDS}")
     tests = (*python, "benchmarks.cuda_tests", *(("--dry-run",) if dry_run else ()))
     # What a dry run takes is no measurement to set a prediction beside.

@@ -146,8 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     report = json.loads(options.measured.read_text()) if options.measured else None
     copy_tb_s = options.copy_bandwidth
-    if report is not None and copy_tb_s is None and report["machine"]["copy_rate"] is not None:
-        copy_tb_s = report["machine"]["copy_rate"] / 1e12
+    measured_rate = report["machine"].get("copy_gigabytes_per_second") if report else None
+    if copy_tb_s is None and measured_rate is not None:
+        copy_tb_s = measured_rate / 1e3
     model = Model(DEVICES[options.device], copy_tb_s)
     console = Console()
     if report is not None:

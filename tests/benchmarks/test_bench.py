@@ -116,8 +116,8 @@ def test_rehearsal(tmp_path: Path) -> None:
         sys.executable,
         "-m",
         "pytest",
-        "benchmarks/bench_prune.py",
         "benchmarks/bench_stages.py",
+        "benchmarks/bench_prune.py",
         "-o",
         "addopts=",
     ]
