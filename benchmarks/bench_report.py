@@ -26,7 +26,7 @@ _WIDTH = 170
 
 @dataclass(frozen=True)
 class Row:
-    """One arm or stage in one case; what a device cannot tell is None."""
+    """One arm or stage in one case, milliseconds a call; what a device cannot tell is None."""
 
     case: Case
     arm: str
@@ -46,7 +46,7 @@ class Row:
     def of(cls, benchmark: dict[str, Any]) -> Row:
         """From pytest-benchmark's record."""
         info, stats = benchmark["extra_info"], benchmark["stats"]
-        spread = Spread.of([1e3 * seconds for seconds in stats["data"]])
+        spread = Spread.of([1e3 * seconds / info["calls"] for seconds in stats["data"]])
         row = {"case": Case(**info["case"]), "arm": info["arm"], "stage": info.get("stage"), "milliseconds": spread}
         if "least_bytes" in info:
             rate = info["least_bytes"] / (1e-3 * spread.p50)
@@ -135,7 +135,7 @@ def plot_stages(rows: Sequence[Row], path: Path) -> None:
 
     stages = [row for row in rows if row.stage is not None]
     cases = list(dict.fromkeys(row.case for row in stages))
-    figure = Figure(figsize=(8, 1.5 + 0.7 * len(cases)), layout="constrained")
+    figure = Figure(figsize=(9, 1.8 + 0.7 * len(cases)), layout="constrained")
     axes = figure.add_subplot()
     left = dict.fromkeys(cases, 0.0)
     for stage in dict.fromkeys(row.stage for row in stages):
@@ -144,7 +144,7 @@ def plot_stages(rows: Sequence[Row], path: Path) -> None:
         for case, milliseconds in times.items():
             left[case] += milliseconds
     axes.set(xlabel="milliseconds (medians, each stage by itself)", title=f"by stage: {stages[0].arm}")
-    axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    figure.legend(ncols=4, loc="outside lower center")
     figure.savefig(path, dpi=130)
 
 

@@ -97,39 +97,45 @@ class PrunedCache:
         Raises:
             ValueError: that would cut off a pruned token.
         """
-        if self.pruned is not None:
+        left_over = self.pruned
+        if left_over is not None:
             seen = int(self.get_seq_length())
             left = seen + length if length <= 0 else min(seen, length)
-            if left < self.pruned.length:
-                self.pruned = self.pruned.without_last(self.pruned.length - left)
+            if left < left_over.length:
+                left_over = left_over.without_last(left_over.length - left)
             if length > 0:
-                length = left - self.pruned.removed
+                length = left - left_over.removed
         # Before 4.54, a dynamic cache asks itself for its length here.
         self.counts_entries = True
         try:
             super().crop(length)  # type: ignore[misc]
+            # Before 5, `crop(0)` leaves nothing; since then, it leaves everything.
+            self.pruned = None if left_over is None or int(self.get_seq_length()) == 0 else left_over
         finally:
             self.counts_entries = False
 
     def reset(self) -> None:
         """Empty the cache."""
-        self.pruned = None
         super().reset()  # type: ignore[misc]
+        self.pruned = None
 
     def reorder_cache(self, beam_idx: Tensor) -> Any:
         """Take other rows, as beam search does."""
+        result = super().reorder_cache(beam_idx)  # type: ignore[misc]
         self._take(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
-        return super().reorder_cache(beam_idx)  # type: ignore[misc]
+        return result
 
     def batch_select_indices(self, indices: Tensor) -> Any:
         """Take some rows."""
+        result = super().batch_select_indices(indices)  # type: ignore[misc]
         self._take(lambda rows: rows[indices.to(rows.device)])
-        return super().batch_select_indices(indices)  # type: ignore[misc]
+        return result
 
     def batch_repeat_interleave(self, repeats: int) -> Any:
         """Repeat every row."""
+        result = super().batch_repeat_interleave(repeats)  # type: ignore[misc]
         self._take(lambda rows: rows.repeat_interleave(repeats, dim=0))
-        return super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        return result
 
     def _take(self, select: Callable[[Tensor], Tensor]) -> None:
         if self.pruned is not None:

@@ -7,7 +7,8 @@ Three hooks on the language model, and nothing outside it. A dropped token is an
   The decoder itself is told contiguous positions, since it reads gaps as the borders of packed sequences.
 - Before its rotary embedding: the positions that the kept tokens had.
 - After the decoder: hidden states go back to where their tokens were, zeros elsewhere, so that logits, labels and
-  `logits_to_keep` mean what they meant; and the cache learns what it holds.
+  `logits_to_keep` mean what they meant; and the cache learns what it holds. A row that ends with a dropped token ends
+  with the state of its last survivor, from which the next token follows.
 """
 
 from __future__ import annotations
@@ -39,9 +40,14 @@ def mark_dropped(tokens: Tensor, kept: Tensor, indices: Tensor) -> Tensor:
     return torch.full_like(tokens, -math.inf).flatten(0, 1).index_copy(0, indices, kept).view(tokens.shape)
 
 
-def masks_made_by_the_decoder(*, attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
-    """In place of `create_masks_for_generate`: the mask of tokens as it is."""
-    return attention_mask
+def masks_for_pruned_decoder(*, inputs_embeds: Tensor, past_key_values: Any = None, **given: Any) -> Any:
+    """In place of `create_masks_for_generate`: the mask of tokens as it is, wherever some may be missing."""
+    if inputs_embeds.shape[1] > 1 or pruned_part(past_key_values) is not None:
+        return given["attention_mask"]
+    from transformers.masking_utils import create_masks_for_generate
+
+    # Of one shape at each step, which is what a compiled decoder wants.
+    return create_masks_for_generate(inputs_embeds=inputs_embeds, past_key_values=past_key_values, **given)
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,14 @@ class _Gathered:
         source: int64 `[B, S]`, their places among the call's tokens; the first of a row may be padding.
         real: bool `[B, S]`, which of them are not.
         padded: whether any is padding.
+        last: int64 `[B]`, the place of each row's last token that is not masked, dropped or not.
         length: tokens of the call, dropped ones included.
     """
 
     source: Tensor
     real: Tensor
     padded: bool
+    last: Tensor
     length: int
 
 
@@ -83,6 +91,8 @@ class PrunedDecoder:
         self._forget_call()
         kwargs = kwargs | dict(zip(_POSITIONAL, args, strict=False))
         mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        # An interrupt skips `_after`.
+        set_counting_entries(cache, False)
         past = pruned_part(cache)
         gathered = _find_dropped(kwargs.get("inputs_embeds"), mask)
         if past is None and gathered is None:
@@ -141,9 +151,10 @@ class PrunedDecoder:
             remember(cache, will_hold)
         hidden = output.last_hidden_state
         everywhere = hidden.new_zeros(hidden.shape[0], gathered.length, hidden.shape[2])
-        place = gathered.source.to(hidden.device)[..., None].expand_as(hidden)
         hidden = hidden.masked_fill(~gathered.real.to(hidden.device)[..., None], 0)
-        output.last_hidden_state = everywhere.scatter(1, place, hidden)
+        for place, states in ((gathered.source, hidden), (gathered.last[:, None], hidden[:, -1:])):
+            everywhere.scatter_(1, place.to(hidden.device)[..., None].expand_as(states), states)
+        output.last_hidden_state = everywhere
         return output
 
     def _forget_call(self) -> None:
@@ -155,9 +166,10 @@ def _find_dropped(embeds: Tensor | None, mask: Any) -> _Gathered | None:
     if embeds is None or embeds.shape[1] == 1:
         return None
     dropped = (embeds == -math.inf).all(-1)
-    keep = ~dropped
+    present = torch.ones_like(dropped)
     if isinstance(mask, Tensor) and mask.dim() == 2:
-        keep &= mask[:, -embeds.shape[1] :].to(keep.device, torch.bool)
+        present = mask[:, -embeds.shape[1] :].to(dropped.device, torch.bool)
+    keep = present & ~dropped
     left = keep.sum(1)
     number_dropped, least, most = torch.stack([dropped.sum(), left.min(), left.max()]).tolist()
     if number_dropped == 0:
@@ -165,7 +177,8 @@ def _find_dropped(embeds: Tensor | None, mask: Any) -> _Gathered | None:
     most = max(most, 1)
     # A stable sort of what to keep: the kept tokens in order at the end, some others before them where a row has fewer.
     source = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, -most:]
-    return _Gathered(source, keep.gather(1, source), least < most, embeds.shape[1])
+    last = embeds.shape[1] - 1 - present.flip(1).to(torch.uint8).argmax(1)
+    return _Gathered(source, keep.gather(1, source), least < most, last, embeds.shape[1])
 
 
 def _check_mask(mask: Any, seen: Any, length: int) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fastvid_kernels.adapters.decoder import PrunedDecoder, masks_made_by_the_decoder
+from fastvid_kernels.adapters.decoder import PrunedDecoder, masks_for_pruned_decoder
 from fastvid_kernels.adapters.handle import FastVidHandle
 from fastvid_kernels.adapters.pruner import VideoPruner
 from fastvid_kernels.adapters.scoring import Scorer
@@ -174,7 +174,7 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
         "get_2dPool": MarkedPooling(model.get_2dPool, record, pruner),
         "add_token_per_grid": MarkedNewlines(model.add_token_per_grid),
         "add_token_per_frame": MarkedNewlines(model.add_token_per_frame),
-        "create_masks_for_generate": masks_made_by_the_decoder,
+        "create_masks_for_generate": masks_for_pruned_decoder,
     }
 
     with FastVidHandle.undone_on_error(model, config, pruner) as handle:

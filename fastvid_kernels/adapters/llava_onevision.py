@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fastvid_kernels.adapters.decoder import PrunedDecoder, masks_made_by_the_decoder
+from fastvid_kernels.adapters.decoder import PrunedDecoder, masks_for_pruned_decoder
 from fastvid_kernels.adapters.handle import FastVidHandle
 from fastvid_kernels.adapters.pruner import InputCapture, VideoPruner
 from fastvid_kernels.adapters.scoring import Scorer
@@ -90,7 +90,7 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
             f"{model.config.vision_feature_select_strategy!r}"
         )
     decoder = model.model.language_model
-    if not hasattr(decoder, "rotary_emb") or getattr(decoder, "has_sliding_layers", False):
+    if not hasattr(decoder, "rotary_emb") or _has_sliding_window(decoder.config):
         raise ValueError(
             "the language model must have one rotary embedding and no sliding-window layers, got "
             f"{type(decoder).__name__}"
@@ -105,7 +105,15 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
 
     with FastVidHandle.undone_on_error(model, config, pruner) as handle:
         handle.set_attribute(model.model, "get_video_features", features)
-        handle.set_attribute(model, "create_masks_for_generate", masks_made_by_the_decoder)
+        handle.set_attribute(model, "create_masks_for_generate", masks_for_pruned_decoder)
         handle.add_hooks(capture.attach())
         handle.add_hooks(PrunedDecoder(decoder).attach())
     return handle
+
+
+def _has_sliding_window(config: Any) -> bool:
+    """Whether some layer attends to a window of its past only; families say so in either of two ways."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return any(kind != "full_attention" for kind in kinds)
+    return getattr(config, "sliding_window", None) is not None

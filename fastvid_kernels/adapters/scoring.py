@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, SiglipHead, load_siglip_head
@@ -36,17 +38,24 @@ def scorer(siglip: str | Path | SiglipHead, attention: str, hidden_size: int) ->
 
 
 class HeadScorer:
-    """A SigLIP head, which goes where the patches are."""
+    """A SigLIP head, or its copy where the patches are and in their dtype; the head itself stays as it was given."""
 
     def __init__(self, head: SiglipHead) -> None:
+        self._given = head
         self._head = head
 
     def __call__(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Attention `[F, P]` and pooled features `[F, H]` of patches `[F, P, H]`."""
-        if self._head.probe.device != patches.device or self._head.probe.dtype != patches.dtype:
-            self._head = self._head.to(patches.device, patches.dtype)
+        if not _is_like(self._head, patches):
+            # From the given one, lest a detour through bfloat16 leave its mark; and for calls with gradients too.
+            with torch.inference_mode(False):
+                self._head = copy.deepcopy(self._given).to(patches.device, patches.dtype)
         attention, features = self._head(patches)
         return attention, features
+
+
+def _is_like(head: SiglipHead, patches: Tensor) -> bool:
+    return head.probe.device == patches.device and head.probe.dtype == patches.dtype
 
 
 class SubstituteScorer:

@@ -100,6 +100,36 @@ def test_crop(cache: Any) -> None:
     assert cache.get_seq_length() == 10, "nothing half-done"
 
 
+def test_crop_to_nothing(cache: Any) -> None:
+    """`crop(0)` leaves nothing or everything, depending on the version; what is known of the entries follows it."""
+    cache.crop(0)
+    left = cache.layers[0].keys.shape[2]
+    assert (pruned_part(cache) is None) == (left == 0)
+    assert cache.get_seq_length() == (ENTRIES + REMOVED if left else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("crop", lambda cache: cache.crop(-1)),
+        ("reset", lambda cache: cache.reset()),
+        ("reorder_cache", lambda cache: cache.reorder_cache(torch.tensor([1, 0]))),
+        ("batch_select_indices", lambda cache: cache.batch_select_indices(torch.tensor([1]))),
+        ("batch_repeat_interleave", lambda cache: cache.batch_repeat_interleave(2)),
+    ],
+)
+def test_what_fails_leaves_what_is_known(cache: Any, monkeypatch: pytest.MonkeyPatch, name: str, act: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    before = pruned_part(cache)
+    monkeypatch.setattr(tiny.transformers.DynamicCache, name, fail)
+    with pytest.raises(ZeroDivisionError):
+        act(cache)
+    assert pruned_part(cache) is before
+    assert cache.get_seq_length() == ENTRIES + REMOVED
+
+
 def test_reset(cache: Any) -> None:
     """Not every version of transformers counts from 0 again."""
     plain = tiny.transformers.DynamicCache()

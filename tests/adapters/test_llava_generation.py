@@ -44,11 +44,28 @@ def check_generated(out: Any, row: int, prompt: Prompt, twin: Any, head: Any) ->
     torch.testing.assert_close(found, logits, rtol=0, atol=1e-5 * logits.abs().max().item())
 
 
-@pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
-def test_one_row(patched: Any, twin: Any, head: Any, cache: bool) -> None:
+def test_one_row(patched: Any, twin: Any, head: Any) -> None:
     prompt = video_prompt(3)
-    out = patched.generate(**generation_inputs_of(prompt), **GREEDY, use_cache=cache)
-    check_generated(out, 0, prompt, twin, head)
+    check_generated(patched.generate(**generation_inputs_of(prompt), **GREEDY), 0, prompt, twin, head)
+
+
+@pytest.mark.parametrize("newline", ["no_token"], indirect=True)
+def test_rows_that_end_with_a_video(patched: Any, twin: Any, head: Any) -> None:
+    """What follows is what follows the last survivor, not what follows nothing."""
+
+    def ends_with_a_dropped_token(prompt: Prompt) -> bool:
+        places, all_places = (
+            tiny_llava.embedded(twin, head, prompt, hyperparameters)[1]
+            for hyperparameters in (tiny_llava.HYPERPARAMETERS, {"retention_ratio": 1.0})
+        )
+        return bool(places[-1] < all_places[-1])
+
+    prompts = [video_prompt(3, after=0), text_prompt(9, 30), video_prompt(5, before=9, after=0)]
+    assert ends_with_a_dropped_token(prompts[0])
+    assert ends_with_a_dropped_token(prompts[2])
+    out = patched.generate(**generation_inputs_of(*prompts), **GREEDY)
+    for row, prompt in enumerate(prompts):
+        check_generated(out, row, prompt, twin, head)
 
 
 def test_a_row_without_a_mask(patched: Any, twin: Any, head: Any) -> None:

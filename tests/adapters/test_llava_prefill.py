@@ -119,16 +119,20 @@ def test_features_without_newlines(pruned_and_twin: Any, head: Any) -> None:
     check_row(model(**inputs_of(prompt)).logits[0], prompt, twin, head)
 
 
-def test_a_prompt_that_is_cut_off(pruned_and_twin: Any) -> None:
-    """llava cuts where it would without pruning; here within the second video."""
-    model, _ = pruned_and_twin("grid")
+def test_a_prompt_that_is_cut_off(pruned_and_twin: Any, head: Any) -> None:
+    """llava cuts where it would without pruning; here within the second video, which ends with its last survivor."""
+    model, twin = pruned_and_twin("grid")
     ids = [*tiny.words(1, 3), IMAGE_TOKEN, *tiny.words(2, 5), IMAGE_TOKEN, *tiny.words(3, 4)]
     prompt = Prompt(ids, (tiny_llava.film(7), tiny_llava.film(8)), ("video", "video"))
     whole = model(**inputs_of(prompt)).logits[0]
     model.config.tokenizer_model_max_length = 180
     cut = model(**inputs_of(prompt)).logits[0]
     assert len(whole) > 180 == len(cut)
-    torch.testing.assert_close(cut, whole[:180], rtol=0, atol=TOLERANCE * whole.abs().max().item())
+    _, places = tiny_llava.embedded(twin, head, prompt, tiny_llava.HYPERPARAMETERS)
+    left = places[places < 180]
+    assert left[-1] < 179
+    expected = whole[:180].index_copy(0, torch.tensor([179]), whole[left[-1:]])
+    torch.testing.assert_close(cut, expected, rtol=0, atol=TOLERANCE * whole.abs().max().item())
 
 
 def test_labels_give_the_loss_of_the_kept_text(pruned_and_twin: Any, head: Any) -> None:

@@ -49,6 +49,25 @@ def test_left_padded_batch_with_rows_of_text(patched: Any, twin: Any, head: Any,
         check_generated(out, row, prompt, twin, head)
 
 
+def test_text_decodes_with_masks_of_one_shape(patched: Any, unpatched: Any) -> None:
+    """With a static cache, as without pruning: a compiled decoder is compiled once."""
+    prompts = [Prompt(tiny.words(9, 30)), Prompt(tiny.words(10, 50))]
+
+    def shapes_of(model: Any) -> list[Any]:
+        seen = []
+
+        def see(module: Any, args: Any, kwargs: Any) -> None:
+            mask = kwargs["attention_mask"]
+            seen.append([one.shape for one in (mask.values() if isinstance(mask, dict) else [mask])])
+
+        hook = model.model.language_model.register_forward_pre_hook(see, with_kwargs=True)
+        model.generate(**inputs_of(*prompts), **GREEDY, cache_implementation="static")
+        hook.remove()
+        return seen[1:]
+
+    assert shapes_of(patched) == shapes_of(unpatched)
+
+
 @pytest.mark.parametrize("cache", CACHES)
 def test_rows_of_one_length_that_keep_different_numbers(patched: Any, twin: Any, head: Any, cache: str) -> None:
     """`generate` drops a mask of ones: the padding that pruning brings is not in it."""

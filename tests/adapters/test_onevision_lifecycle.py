@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastvid_kernels.adapters import FastVidHandle, apply_fastvid
+from fastvid_kernels.vision import load_siglip_head
 from tests.adapters import tiny
 from tests.adapters.test_onevision_generation import GREEDY, check_generated
 from tests.adapters.test_onevision_prefill import check_row, inputs_of, video_prompt
@@ -126,6 +127,63 @@ def test_the_state_dict_and_checkpoints_are_the_model_s_own(model: Any, siglip_d
     assert not hasattr(loaded, "fastvid_handle")
 
 
+def test_a_head_that_is_given_stays_as_it_is(model: Any, siglip_directory: Any) -> None:
+    """It may serve several models, of several dtypes."""
+    given = load_siglip_head(siglip_directory)
+    before = copy.deepcopy(given.state_dict())
+    apply_fastvid(model, siglip=given, **tiny.HYPERPARAMETERS)
+    inputs = inputs_of(video_prompt(3))
+    expected = model(**inputs).logits
+    other = tiny.llava_onevision().bfloat16()
+    apply_fastvid(other, siglip=given, **tiny.HYPERPARAMETERS)
+    other(**inputs | {"pixel_values_videos": inputs["pixel_values_videos"].bfloat16()})
+    assert torch.equal(model(**inputs).logits, expected)
+    for name, parameter in given.state_dict().items():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, before[name])
+
+
+def test_there_and_back_between_dtypes(model: Any, siglip_directory: Any) -> None:
+    """Weights that bfloat16 can hold come back as they were, and so must what they choose."""
+    model.bfloat16().float()
+    apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
+    inputs = inputs_of(video_prompt(3))
+    expected = model(**inputs).logits
+    model.bfloat16()
+    model(**inputs | {"pixel_values_videos": inputs["pixel_values_videos"].bfloat16()})
+    model.float()
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_gradients_after_inference_mode(model: Any, siglip_directory: Any) -> None:
+    apply_fastvid(model.bfloat16(), siglip=siglip_directory, **tiny.HYPERPARAMETERS)
+    inputs = inputs_of(video_prompt(3))
+    inputs["pixel_values_videos"] = inputs["pixel_values_videos"].bfloat16()
+    with torch.inference_mode():
+        expected = model(**inputs).logits
+    with torch.enable_grad():
+        assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_an_interrupt_leaves_the_cache_usable(
+    model: Any, siglip_directory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
+    prompt = video_prompt(3)
+    step = {"input_ids": torch.tensor([[5]]), "use_cache": True}
+    caches = [model(**inputs_of(prompt), use_cache=True).past_key_values for _ in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(model.model.language_model.layers[0], "forward", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model(**step, past_key_values=caches[0])
+    interrupted, undisturbed = (model(**step, past_key_values=cache).logits for cache in caches)
+    assert torch.equal(interrupted, undisturbed)
+    assert caches[0].get_seq_length() == caches[1].get_seq_length() == len(prompt.ids) + 1
+
+
 def test_moved_to_another_dtype_after_patching(model: Any, siglip_directory: Any) -> None:
     apply_fastvid(model, siglip=siglip_directory)
     model.to(torch.bfloat16)
@@ -218,6 +276,26 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             apply_fastvid(model, siglip=siglip_directory)
         assert everything_about(model) == before
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"model_type": "mistral", "sliding_window": 64},
+            {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
+        ],
+        ids=["every layer", "some layers"],
+    )
+    def test_windows_over_the_past(self, siglip_directory: Any, settings: dict[str, Any]) -> None:
+        model = tiny.llava_onevision(text=tiny.TEXT | settings)
+        with pytest.raises(ValueError, match="no sliding-window layers"):
+            apply_fastvid(model, siglip=siglip_directory)
+
+    def test_another_language_model_without_windows(self, siglip_directory: Any, head: Any) -> None:
+        text = tiny.TEXT | {"model_type": "mistral", "sliding_window": None}
+        model, twin = (tiny.llava_onevision(text=text) for _ in range(2))
+        apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
+        prompt = video_prompt(3)
+        check_row(model(**inputs_of(prompt)).logits[0], prompt, twin, head)
 
     def test_an_attribute_that_someone_else_set(self, model: Any, siglip_directory: Any) -> None:
         model.create_masks_for_generate = lambda **kwargs: None

@@ -42,11 +42,13 @@ TEXT = {
 }
 
 
-def llava_onevision(seed: int = 0, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> Any:
+def llava_onevision(
+    seed: int = 0, dtype: torch.dtype = torch.float32, attention: str = "sdpa", text: dict[str, Any] = TEXT
+) -> Any:
     """`LlavaOnevisionForConditionalGeneration`, its weights spread wide enough that attention is no mean."""
     config = transformers.LlavaOnevisionConfig(
         vision_config=VISION | {"vision_use_head": False},
-        text_config=TEXT,
+        text_config=text,
         image_token_index=IMAGE,
         video_token_index=VIDEO,
         vision_feature_layer=-1,
@@ -59,10 +61,10 @@ def llava_onevision(seed: int = 0, dtype: torch.dtype = torch.float32, attention
     return model.to(dtype).eval()
 
 
-def siglip(seed: int = 1) -> Any:
-    """A SigLIP vision model, whose head fits the model's vision tower."""
+def siglip(seed: int = 1, **settings: Any) -> Any:
+    """A SigLIP vision model, whose head fits the model's vision tower if no setting says otherwise."""
     torch.manual_seed(seed)
-    model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION))
+    model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION | settings))
     spread(model)
     return model.eval()
 
