@@ -20,7 +20,8 @@ import torch
 from rich.console import Console
 
 from benchmarks.machine import describe_machine
-from fastvid_kernels.cli.answer import SYNTHETIC, Request, answer
+from fastvid_kernels.cli.answer import answer
+from fastvid_kernels.cli.request import SYNTHETIC, Request
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastvid_kernels.adapters import FastVidHandle, apply_fastvid
+from fastvid_kernels.adapters.llava_onevision import check_version
 from fastvid_kernels.cli.checks import MAX_FRAMES, check_retention, chosen_device, device_name
 from fastvid_kernels.cli.errors import CommandError
 from fastvid_kernels.cli.llava import ARCHITECTURES, Llava, load, randomly_weighted
 from fastvid_kernels.cli.measure import Comparison, compare, process_peak_bytes
 from fastvid_kernels.cli.progress import progress_bar
+from fastvid_kernels.cli.request import SYNTHETIC, Request
 from fastvid_kernels.cli.synthetic import synthetic_frames
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.ops import backend_for
 from fastvid_kernels.vision import load_siglip_head
-
-SYNTHETIC = "synthetic"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `fastvid run` was asked for; the options of that name."""
-
-    model: str | None = None
-    random_weights: str | None = None
-    video: str | None = None
-    question: str = "What happens in this video?"
-    retention: float = 0.1
-    siglip: str = "google/siglip-so400m-patch14-384"
-    frames: int = 32
-    new_tokens: int = 48
-    repeats: int = 5
-    device: str = "auto"
 
 
 def answer(request: Request, console: Console) -> Comparison:
@@ -61,6 +46,9 @@ def answer(request: Request, console: Console) -> Comparison:
     def patch() -> FastVidHandle:
         return apply_fastvid(llava.model, siglip=llava.siglip, retention_ratio=request.retention)
 
+    # Before any work: the head may not fit the model.
+    with _named(llava.name):
+        patch().remove()
     inputs = llava.inputs(request.question, frames)
     with console.status("answering"):
         without = _generated(llava, inputs, request.new_tokens)
@@ -78,9 +66,13 @@ def answer(request: Request, console: Console) -> Comparison:
 
 
 def _check(request: Request) -> None:
+    with _named("transformers"):
+        check_version()
+    sizes = " or ".join(ARCHITECTURES)
     if (request.model is None) == (request.random_weights is None):
-        sizes = " or ".join(ARCHITECTURES)
         raise CommandError(f"give either --model, or --random-weights {sizes}")
+    if request.random_weights not in (None, *ARCHITECTURES):
+        raise CommandError(f"--random-weights must be {sizes}, got {request.random_weights}")
     for name, value, highest in (
         ("--frames", request.frames, MAX_FRAMES),
         ("--new-tokens", request.new_tokens, 4096),
@@ -110,11 +102,18 @@ def _llava(request: Request, device: torch.device) -> Llava:
         return randomly_weighted(request.random_weights, device, dtype)
     assert request.model is not None
     # First what is small and may be missing.
-    try:
+    with _named(f"--siglip {request.siglip}"):
         head = load_siglip_head(request.siglip)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"--siglip {request.siglip} cannot be used: {error}") from error
     return load(request.model, head, device, dtype)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Errors in one line that says of what they are."""
+    try:
+        yield
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise CommandError(f"{what} cannot be used: {error}") from error
 
 
 @torch.inference_mode()

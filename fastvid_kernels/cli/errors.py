@@ -13,6 +13,7 @@ EXTRA_MODULES = {
     "PIL": "pillow",
     "rich": "rich",
     "skvideo": "scikit-video",
+    "transformers": "transformers",
     "typer": "typer",
 }
 

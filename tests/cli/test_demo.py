@@ -181,11 +181,19 @@ def test_a_write_that_fails_gets_one_line_too(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(
     ("module", "package"),
-    [("av", "av"), ("PIL", "pillow"), ("rich", "rich"), ("skvideo", "scikit-video"), ("typer", "typer")],
+    [
+        ("av", "av"),
+        ("PIL", "pillow"),
+        ("rich", "rich"),
+        ("skvideo", "scikit-video"),
+        ("typer", "typer"),
+        ("transformers", "transformers"),
+    ],
 )
 def test_a_missing_extra_is_named(tmp_path: Path, module: str, package: str) -> None:
+    command = "run" if module == "transformers" else "demo"
     program = (
-        f"import sys; sys.modules[{module!r}] = None; sys.argv = ['fastvid', 'demo']; "
+        f"import sys; sys.modules[{module!r}] = None; sys.argv = ['fastvid', {command!r}]; "
         "from fastvid_kernels.cli import main; main()"
     )
     root = Path(__file__).parents[2]

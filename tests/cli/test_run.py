@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from fastvid_kernels.cli import answer
 from fastvid_kernels.cli.app import app
+from fastvid_kernels.cli.errors import CommandError
+from fastvid_kernels.cli.request import Request
 from fastvid_kernels.cli.synthetic import synthetic_frames
 from tests.adapters import independent, tiny
 from tests.adapters.independent import Prompt
@@ -123,6 +127,41 @@ def test_a_siglip_without_a_head_gets_one_line(llava: Path, tmp_path: Path) -> N
     assert result.exit_code == 2
     assert f"--siglip {tmp_path} cannot be used" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_siglip_that_does_not_fit_gets_one_line_before_any_work(
+    llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.write_siglip(tmp_path, hidden_size=48)
+    monkeypatch.setattr(answer, "_generated", lambda *_: pytest.fail("answered with a model that cannot be pruned"))
+    result = run("--model", llava, "--siglip", tmp_path, "--video", "synthetic")
+    assert result.exit_code == 2
+    assert "channels, got one with 48" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_head_of_nonsense_gets_one_line(llava: Path, tmp_path: Path) -> None:
+    checkpoints.write_siglip(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["hidden_size"] = "many"
+    path.write_text(json.dumps(config))
+    result = run("--model", llava, "--siglip", tmp_path, "--video", "synthetic")
+    assert result.exit_code == 2
+    assert f"--siglip {tmp_path} cannot be used" in result.stderr
+
+
+def test_a_version_that_is_not_supported_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.__version__", "4.51.3")
+    result = run(*SMALL, "--video", "synthetic")
+    assert result.exit_code == 2
+    assert "4.51.3" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_script_is_told_of_its_mistakes_too() -> None:
+    with pytest.raises(CommandError, match="--random-weights must be small or 7b, got medium"):
+        answer.answer(Request(random_weights="medium"), Console())
 
 
 def test_a_template_without_a_video_gets_one_line(siglip: Path, tmp_path: Path) -> None:

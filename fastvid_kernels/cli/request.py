@@ -1,0 +1,23 @@
+"""What `fastvid run` can be asked for, and what it does unasked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `fastvid run`, by their names."""
+
+    model: str | None = None
+    random_weights: str | None = None
+    video: str | None = None
+    question: str = "What happens in this video?"
+    retention: float = 0.1
+    siglip: str = "google/siglip-so400m-patch14-384"
+    frames: int = 32
+    new_tokens: int = 48
+    repeats: int = 5
+    device: str = "auto"
