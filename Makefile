@@ -52,7 +52,7 @@ test-lowest: .venv-lowest/installed
 	$(INTERPRET) $(LOWEST)/python -m pytest $(PYTEST_FLAGS) -m "interpreter and not slow" tests/kernels
 
 gpu:
-	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_whole --output benchmarks/results/gpu
+	$(ALL_CORES) PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_whole --output benchmarks/results/gpu
 
 lint: .venv/installed
 	$(BIN)/ruff check .

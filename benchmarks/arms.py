@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 from unittest import mock
 
 import torch
@@ -16,6 +17,7 @@ from fastvid_kernels.eager import merge, products
 
 Pruned = tuple[Tensor, Tensor]
 Arm = Callable[[Inputs], Pruned]
+Result = TypeVar("Result")
 
 KERNELS = "Triton, eager launch"
 GRAPH = "Triton, graph replay"
@@ -54,16 +56,17 @@ def compiled(case: Case) -> Arm:
     return run
 
 
-def captured(case: Case, inputs: Inputs) -> Callable[[], Pruned]:
-    """Replays a CUDA graph of the kernels on these very inputs."""
-    run = kernels(case)
-    run(inputs)
+def captured(runs: Sequence[Callable[[], Result]]) -> Callable[[], Result]:
+    """Replays a CUDA graph of some calls, one after the other; returns what the last of them returned."""
+    for run in runs:
+        run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        result = run(inputs)
+        for run in runs:
+            result = run()
 
-    def replay() -> Pruned:
+    def replay() -> Result:
         graph.replay()
         return result
 

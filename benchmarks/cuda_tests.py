@@ -22,7 +22,8 @@ from xml.etree import ElementTree
 import torch
 
 ROOT = Path(__file__).parent.parent
-_PROCESSES = 8
+# Each holds a CUDA context of some hundred megabytes.
+_MOST_PROCESSES = 16
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,14 @@ def run() -> Outcome:
         report = Path(folder) / "report.xml"
         # The project's own options name plugins that a bare machine lacks.
         options = ["-q", "-o", "addopts=", "-p", "no:warnings", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        threads = cores = os.cpu_count() or 1
         if importlib.util.find_spec("xdist") is not None:
-            options += ["-n", str(min(_PROCESSES, os.cpu_count() or 1))]
+            processes = min(_MOST_PROCESSES, cores)
+            options += ["-n", str(processes)]
+            threads = cores // processes
         command = [sys.executable, "-m", "pytest", "tests/cuda", "-m", "cuda", *options]
-        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         if not report.exists():
             return Outcome(status, passed=0, skipped=0)
         suites = list(ElementTree.parse(report).getroot().iter("testsuite"))

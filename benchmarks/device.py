@@ -70,7 +70,8 @@ class Demands:
         extra_bytes: most memory allocated during the call beyond what there was, output included.
         kernels: pieces of work on the device: kernels, copies, fills.
         host_waits: operations for which the host waited.
-        cpu_seconds: time until the call returns while the device is busy with other things; median of several.
+        cpu_seconds: time until the call returns while the device is busy with other things, of a call that does not
+            wait for it; median of several.
     """
 
     extra_bytes: int | None = None
@@ -90,13 +91,16 @@ def demands(run: Callable[[], object], device: torch.device) -> Demands:
     wait(device)
     extra = torch.cuda.max_memory_allocated(device) - before
     del result
-    return Demands(extra, _kernels(run, device), _host_waits(run, device), _cpu_seconds(run, device))
+    waits = _host_waits(run, device)
+    return Demands(extra, _kernels(run, device), waits, _cpu_seconds(run, device) if waits == 0 else None)
 
 
 def _kernels(run: Callable[[], object], device: torch.device) -> int:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        run()
-        wait(device)
+    # A process's first profile may miss what it starts with.
+    for _ in range(2):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            run()
+            wait(device)
     return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
 
 
@@ -110,7 +114,8 @@ def _host_waits(run: Callable[[], object], device: torch.device) -> int:
         finally:
             torch.cuda.set_sync_debug_mode(mode)
     wait(device)
-    return sum("synchroniz" in str(warning.message) for warning in caught)
+    # The mode has a warning about itself, which also speaks of synchronizing.
+    return sum("called a synchronizing" in str(warning.message) for warning in caught)
 
 
 def _cpu_seconds(run: Callable[[], object], device: torch.device) -> float:

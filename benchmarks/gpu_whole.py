@@ -5,9 +5,11 @@
 Its parts run one after the other, each in a process of its own and within its own time, and each also alone:
 
 - tests: those that need CUDA: parity with the oracle, determinism, sync detection, graph capture, compilation;
-- memcheck, racecheck: small calls under compute-sanitizer;
+- calls: small calls, which leave compiled kernels behind for the two that follow;
+- memcheck, racecheck: the same under compute-sanitizer;
 - bench: the microbenchmarks and their report; cases for which no time is left are skipped;
 - model: what the scaling model predicts, beside what was measured;
+- compiled: the arm of `torch.compile`, whose compiling takes as long as all else;
 - llava: a LLaVA-OneVision of 7 billion random weights on a synthetic video, with pruning and without.
 
 What a part printed is in FOLDER/PART.log. The summary comes last: a part passed, failed, was cut off by its limit, or
@@ -18,13 +20,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -34,7 +39,10 @@ ROOT = Path(__file__).parent.parent
 SANITIZER = "compute-sanitizer"
 _LAST_LINES = 4000
 # The report, and the case that is running when the time is up, come on top.
-_BENCH_SECONDS = 120
+_BENCH_SECONDS = 85
+_COMPILED = "torch.compile"
+# The allocator's own blocks would hide what is read or written beyond a tensor.
+_EXACT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,14 @@ class Part:
         commands: run in order, also after one that failed: what was measured until then is worth a report.
         limit_seconds: of all of them.
         tool: a program without which nothing can be shown.
+        environment: variables of theirs.
     """
 
     name: str
     commands: tuple[tuple[str, ...], ...]
     limit_seconds: int
     tool: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,20 +80,27 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
     sanitizer = (SANITIZER, "--target-processes", "application-only", "--error-exitcode", "9", "--tool")
     small_calls = (*python, "benchmarks.small_calls", "--device", "cpu" if dry_run else "cuda")
     watched = {tool: small_calls if dry_run else (*sanitizer, tool, *small_calls) for tool in ("memcheck", "racecheck")}
-    raw, report = folder / "raw.json", folder / "bench"
-    bench = (*python, "pytest", "benchmarks/bench_stages.py", "benchmarks/bench_prune.py", "-q", "-o", "addopts=")
-    bench += ("-p", "no:cacheprovider", f"--benchmark-json={raw}", "--benchmark-save-data", "--benchmark-quiet")
-    bench += ("--tiny", "--bench-device=cpu") if dry_run else ("--bench-device=cuda", f"--budget={_BENCH_SECONDS}")
+
+    def benches(name: str, *chosen: str) -> tuple[tuple[str, ...], ...]:
+        raw, report = folder / f"{name}-raw.json", folder / name
+        bench = (*python, "pytest", *chosen, "-q", "-o", "addopts=", "-p", "no:cacheprovider")
+        bench += (f"--benchmark-json={raw}", "--benchmark-save-data", "--benchmark-quiet", f"--budget={_BENCH_SECONDS}")
+        bench += ("--tiny", "--bench-device=cpu") if dry_run else ("--bench-device=cuda",)
+        return bench, (*python, "benchmarks.bench_report", str(raw), "--output", str(report))
+
+    whole, stages = "benchmarks/bench_prune.py", "benchmarks/bench_stages.py"
     tests = (*python, "benchmarks.cuda_tests", *(("--dry-run",) if dry_run else ()))
     # What a dry run takes is no measurement to set a prediction beside.
-    model = (*python, "benchmarks.model", *(() if dry_run else ("--measured", f"{report}.json")))
+    model = (*python, "benchmarks.model", *(() if dry_run else ("--measured", str(folder / "bench.json"))))
     llava = (*python, "benchmarks.llava", "--output", str(folder / "llava.json"))
     return [
-        Part("tests", (tests,), 190),
-        *(Part(tool, (command,), 50, None if dry_run else SANITIZER) for tool, command in watched.items()),
-        Part("bench", (bench, (*python, "benchmarks.bench_report", str(raw), "--output", str(report))), 160),
+        Part("tests", (tests,), 170),
+        Part("calls", (small_calls,), 35),
+        *(Part(tool, (command,), 40, None if dry_run else SANITIZER, _EXACT) for tool, command in watched.items()),
+        Part("bench", benches("bench", stages, whole, "-k", f"not {_COMPILED}"), 120),
         Part("model", (model,), 10),
-        Part("llava", ((*llava, "--small", "--device", "cpu") if dry_run else llava,), 80),
+        Part("compiled", benches("compiled", whole, "-k", _COMPILED), 55),
+        Part("llava", ((*llava, "--small", "--device", "cpu") if dry_run else llava,), 70),
     ]
 
 
@@ -98,10 +115,7 @@ def run(part: Part, folder: Path) -> Outcome:
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
             try:
-                left = part.limit_seconds - (time.monotonic() - start)
-                status = subprocess.run(
-                    command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, timeout=left
-                ).returncode
+                status = _run(command, log, part, start + part.limit_seconds - time.monotonic())
             except subprocess.TimeoutExpired:
                 result, reason = "cut off", f"after {part.limit_seconds} s"
                 break
@@ -110,6 +124,20 @@ def run(part: Part, folder: Path) -> Outcome:
         log.seek(0)
         print(log.read()[-_LAST_LINES:], flush=True)
     return Outcome(part.name, result, reason, time.monotonic() - start)
+
+
+def _run(command: Sequence[str], log: TextIO, part: Part, seconds: float) -> int:
+    """The exit status; what outlives its time is stopped with all that it started."""
+    environment = {**os.environ, **part.environment}
+    started = subprocess.Popen(
+        command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+    )
+    try:
+        return started.wait(timeout=seconds)
+    except BaseException:
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+        raise
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -32,9 +32,11 @@ _SCHEMA = (
 )
 
 
-def backend_for(device: torch.device, frames: int, tokens_per_frame: int) -> str:
+def backend_for(
+    device: torch.device, frames: int, tokens_per_frame: int, anchor_interval: int = _DEFAULTS.anchor_interval
+) -> str:
     """The name of the backend that `torch.ops.fastvid.prune` takes: from a call's device and size, never its data."""
-    if device.type == "cuda" and fits_kernels(frames, tokens_per_frame) and _has_triton():
+    if device.type == "cuda" and fits_kernels(frames, tokens_per_frame, anchor_interval) and _has_triton():
         return "triton"
     return "eager"
 
@@ -83,7 +85,8 @@ def _implementation(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
         config = PruneConfig(*hyperparameters, **named)
         check_inputs(tokens, attn, frame_features, cu_frames, config)
-        chosen = backend or backend_for(tokens.device, *tokens.shape[:2])
+        frames, tokens_per_frame, _ = tokens.shape
+        chosen = backend or backend_for(tokens.device, frames, tokens_per_frame, config.anchor_interval)
         return _BACKENDS[chosen](tokens, attn, frame_features, cu_frames, config)
 
     return prune
@@ -131,7 +134,9 @@ torch.library.register_fake("fastvid::no_gradient", _no_gradient_shape)
 
 for _name, _backend in {"prune": None, "prune_eager": "eager", "prune_triton": "triton"}.items():
     _qualified = f"fastvid::{_name}"
-    torch.library.define(_qualified, _SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
+    # The eager backend looks at its data: a compiler that captures CUDA graphs must leave it out of them.
+    _tags = [torch.Tag.pt2_compliant_tag, *([torch.Tag.cudagraph_unsafe] if _backend == "eager" else [])]
+    torch.library.define(_qualified, _SCHEMA, tags=_tags)
     torch.library.impl(_qualified, "CompositeExplicitAutograd", _implementation(_backend))
     torch.library.register_fake(_qualified, _output_shapes)
     torch.library.register_autograd(_qualified, _backward, setup_context=_remember_shapes)

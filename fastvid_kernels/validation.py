@@ -109,8 +109,8 @@ def read_cu_frames(cu_frames: Tensor | None, frames: int) -> list[int]:
 
 
 def _clamped(starts: list[int], frames: int) -> list[int]:
-    ascending = accumulate((min(start, frames) for start in starts), max, initial=0)
-    return sorted({*ascending, frames})
+    _, *ascending = accumulate((min(start, frames) for start in starts[:-1]), max, initial=0)
+    return sorted({0, *ascending[1:], frames})
 
 
 def _check_tensor(name: str, tensor: object, axes: str, dtypes: tuple[torch.dtype, ...]) -> None:

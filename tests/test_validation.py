@@ -147,20 +147,25 @@ def test_dense_batch_must_agree() -> None:
         prune(torch.rand(0, F, N, D), torch.rand(0, F, N))
 
 
-@pytest.mark.parametrize(
-    ("starts", "clamped"),
-    [
-        ([0, 3, 8], [0, 3, 8]),
-        ([5, 3, 8], [0, 5, 8]),
-        ([0, 3, 3, 99], [0, 3, 8]),
-        ([-7, -(2**31), 2**31 - 1], [0, 8]),
-        ([0, 6, 2, 4], [0, 6, 8]),
-    ],
-)
+HOSTILE_CU_FRAMES = [
+    ([3, 5], [0, 12]),
+    ([0, 3, 12], [0, 3, 12]),
+    ([7, 5, 12], [0, 7, 12]),
+    ([0, 7, 4, 12], [0, 7, 12]),
+    ([0, -5, 3, 3, 2, 9, 100, 7], [0, 3, 9, 12]),
+    ([2**31 - 1, -(2**31), 2**31 - 1, 0], [0, 12]),
+    ([-7, -(2**31), 2**31 - 1], [0, 12]),
+    ([-1, 12, 12, 12], [0, 12]),
+    ([5, 0, 6, 0], [0, 5, 6, 12]),
+]
+"""Entries, and what they mean for 12 frames to every backend that cannot look at them first."""
+
+
+@pytest.mark.parametrize(("starts", "clamped"), HOSTILE_CU_FRAMES)
 def test_cu_frames_that_cannot_be_checked_are_clamped(starts: list[int], clamped: list[int]) -> None:
     """Off the CPU a check would cost a sync: each entry is held between its predecessor and F."""
 
     class OnADevice(Tensor):
         device = torch.device("cuda")
 
-    assert read_cu_frames(cu(*starts).as_subclass(OnADevice), 8) == clamped
+    assert read_cu_frames(cu(*starts).as_subclass(OnADevice), 12) == clamped

@@ -49,9 +49,11 @@ def delta_kernel(
     is_candidate_j = tl.load(rank_ptr + frame + j, mask=j < N, other=0) >= n_salient
     s_i = tl.load(s_ptr + frame + i, mask=i < N, other=0.0)
     s_j = tl.load(s_ptr + frame + j, mask=j < N, other=0.0)
-    denser = (s_j[None, :] < s_i[:, None]) | ((s_j[None, :] == s_i[:, None]) & (j[None, :] < i[:, None]))
-    denser = denser & (is_candidate_j & (j < N))[None, :]
     distance = squared_distances(matrix_ptr, i, j, N, PADDED, SPLITS)
+    # Equal tokens are equally dense; a float32 product made of TF32 ones is not symmetric, and may deny it.
+    is_tie = (s_j[None, :] == s_i[:, None]) | (distance == 0)
+    denser = tl.where(is_tie, j[None, :] < i[:, None], s_j[None, :] < s_i[:, None])
+    denser = denser & (is_candidate_j & (j < N))[None, :]
     squared_delta = tl.min(tl.where(denser, distance, float("inf")), axis=1)
     score = 0.5 * tl.log(squared_delta / D) - s_i
     score = tl.where(score == score, score, float("-inf"))

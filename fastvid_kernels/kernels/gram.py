@@ -73,10 +73,12 @@ def gram_kernel(
         y = tl.load(j_ptr[None, :] + offset[:, None], mask=(channel < range_end)[:, None], other=0.0)
         accumulator = product(x, y, accumulator, PRECISION, UPCAST)
     matrix_ptr = gram_ptr + (tl.program_id(0).to(tl.int64) * SPLITS + split) * PADDED * PADDED
-    mask = (i < N)[:, None] & (j < N)[None, :]
+    # Rows of whole vectors, of which the compiler knows; what stands beyond column N is never used.
+    mask = (i < N)[:, None] & (j < PADDED)[None, :]
     tl.store(matrix_ptr + i[:, None] * PADDED + j[None, :], accumulator, mask=mask)
     if tile > 0:
-        tl.store(matrix_ptr + j[:, None] * PADDED + i[None, :], tl.trans(accumulator), mask=tl.trans(mask))
+        mask = (j < N)[:, None] & (i < PADDED)[None, :]
+        tl.store(matrix_ptr + j[:, None] * PADDED + i[None, :], tl.trans(accumulator), mask=mask)
 
 
 @triton.jit
@@ -92,9 +94,9 @@ def squared_norms(matrix_ptr, token, N, PADDED: tl.constexpr, SPLITS: tl.constex
 def squared_distances(matrix_ptr, i, j, N, PADDED: tl.constexpr, SPLITS: tl.constexpr):
     """`|x_i - x_j|^2`, `[I, J]` float32: +inf where NaN or infinite, 0 between equal finite tokens.
 
-    Norms come from the same products as the rest, so that equal tokens cancel exactly.
+    Norms come from the same products as the rest, so that equal tokens cancel exactly. Beyond N stands anything.
     """
-    mask = (i < N)[:, None] & (j < N)[None, :]
+    mask = (i < N)[:, None] & (j < PADDED)[None, :]
     inner = tl.zeros([i.shape[0], j.shape[0]], tl.float32)
     for split in tl.static_range(SPLITS):
         offset = split * PADDED * PADDED + i[:, None] * PADDED + j[None, :]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,24 @@ def test_every_outcome_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "\nran" not in printed
 
 
+def test_what_is_cut_off_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what it started either: it would be in the way of the next part's clock."""
+    mark = tmp_path / "mark"
+    grandchild = f"import time; time.sleep(4); open({str(mark)!r}, 'w')"
+    starts = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {grandchild!r}]); time.sleep(60)"
+    run(tmp_path, monkeypatch, Part("parent", (python(starts),), 2))
+    time.sleep(4)
+    assert not mark.exists()
+
+
+def test_a_part_has_variables_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    says = python("import os; print('it is', os.environ.get('OF_ONE_PART'))")
+    run(tmp_path, monkeypatch, Part("one", (says,), 60, environment={"OF_ONE_PART": "here"}), Part("two", (says,), 60))
+    printed = capsys.readouterr().out
+    assert "it is here" in printed
+    assert "it is None" in printed
+
+
 def test_what_could_not_be_shown_is_no_failure_and_no_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -78,10 +98,10 @@ def test_without_a_device_it_says_so(tmp_path: Path, capsys: Any) -> None:
 def test_dry_run_exercises_every_part(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # A dry run is not about time.
     monkeypatch.setattr(
-        gpu_whole, "run", lambda part, folder, run=gpu_whole.run: run(Part(part.name, part.commands, 900), folder)
+        gpu_whole, "run", lambda part, folder, run=gpu_whole.run: run(replace(part, limit_seconds=900), folder)
     )
     assert gpu_whole.main(["--dry-run", "--output", str(tmp_path)]) == 0, capsys.readouterr().out
     outcomes = json.loads((tmp_path / "summary.json").read_text())["parts"]
     assert [one["result"] for one in outcomes] == ["passed"] * len(gpu_whole.parts(tmp_path, dry_run=True))
-    for name in ("bench.json", "bench.txt", "llava.json"):
+    for name in ("bench.json", "bench.txt", "compiled.json", "llava.json"):
         assert (tmp_path / name).stat().st_size > 0

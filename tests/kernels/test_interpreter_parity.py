@@ -15,6 +15,7 @@ from tests.eager.test_parity import RAGGED, SHAPES, ragged_batch, small_integers
 from tests.golden import case_names, load_case
 from tests.kernels.explained import check_call, explanation_of, own_distances, run_kernels
 from tests.stages import assert_same_bits
+from tests.test_validation import HOSTILE_CU_FRAMES
 
 pytestmark = pytest.mark.interpreter
 
@@ -127,17 +128,7 @@ def test_of_equal_anchors_the_first_is_joined(dtype: torch.dtype) -> None:
     assert frame.joined_anchor.unique().tolist() == frame.anchors[:1].tolist()
 
 
-@pytest.mark.parametrize(
-    ("hostile", "videos"),
-    [
-        ([3, 5], [0, 12]),
-        ([0, 7, 4, 12], [0, 7, 12]),
-        ([0, -5, 3, 3, 2, 9, 100, 7], [0, 3, 9, 12]),
-        ([2**31 - 1, -(2**31), 2**31 - 1, 0], [0, 12]),
-        ([-1, 12, 12, 12], [0, 12]),
-        ([5, 0, 6, 0], [0, 5, 6, 12]),
-    ],
-)
+@pytest.mark.parametrize(("hostile", "videos"), HOSTILE_CU_FRAMES)
 def test_hostile_cu_frames_are_clamped(hostile: list[int], videos: list[int]) -> None:
     """On a GPU nobody can look at them first; the kernels read them as bounds that never fall, from 0 to F."""
     tokens, attn, features = video(12, 10, 8, torch.float32, seed=12)
