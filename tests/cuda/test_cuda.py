@@ -26,6 +26,7 @@ from tests.golden import case_names, load_case
 from tests.kernels.explained import ROUNDING, check_call, explanation_of, run_kernels
 from tests.kernels.test_interpreter_parity import LARGER_SHAPES, NEAR_TIES, near_ties
 from tests.stages import COSINE_MARGIN, assert_same_bits
+from tests.test_validation import HOSTILE_CU_FRAMES
 
 pytestmark = [
     pytest.mark.cuda,
@@ -148,6 +149,7 @@ def test_equal_tokens_in_different_tiles_stay_in_order(dtype: torch.dtype) -> No
     tokens, attn, features = video(4, 196, 256, dtype, seed=21)
     for first in (3, 20, 60):
         tokens[:, first + 64] = tokens[:, first + 128] = tokens[:, first]
+        attn[:, first] = attn[:, first + 64] = attn[:, first + 128] = 0
     call = check_on_device(tokens, attn, features, retention_ratio=0.3, min_segments=2)
     anchors = explanation_of(call).anchors % 196
     for first in (3, 20, 60):
@@ -165,6 +167,18 @@ def test_every_stage_at_full_width_matches_the_oracle(n: int, dtype: torch.dtype
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ragged_batch_matches_the_oracle(dtype: torch.dtype) -> None:
     check_on_device(*ragged_batch(dtype), **RAGGED)
+
+
+@pytest.mark.parametrize(("hostile", "videos"), HOSTILE_CU_FRAMES)
+def test_hostile_cu_frames_are_clamped_by_both_backends(hostile: list[int], videos: list[int]) -> None:
+    inputs = video(12, 10, 8, torch.float32, seed=12)
+    cu_frames = torch.tensor(hostile, dtype=torch.int32)
+    hyperparameters = {"retention_ratio": 0.4, "min_segments": 2}
+    call = run_on_device(*inputs, cu_frames, **hyperparameters)
+    check_call(call, cu_frames=torch.tensor(videos, dtype=torch.int32))
+    on_device = [one.to(DEVICE) for one in (*inputs, cu_frames)]
+    _, indices = torch.ops.fastvid.prune_eager(*on_device, **hyperparameters)
+    assert torch.equal(indices.cpu(), call.indices)
 
 
 @pytest.mark.parametrize("kind", NEAR_TIES)
