@@ -26,7 +26,7 @@ from fastvid_kernels.adapters.versions import check_transformers
 from fastvid_kernels.api import Backend
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.validation import check_keeps_some
-from fastvid_kernels.vision import pool_to_grid
+from fastvid_kernels.vision import pool_to_grid, pooled_grid
 
 
 def check_version() -> None:
@@ -96,12 +96,12 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
             f"{type(decoder).__name__}"
         )
     side = vision.image_size // vision.patch_size
-    pooled_side = math.ceil(side / 2)
-    check_keeps_some(pooled_side**2, config)
+    tokens_per_frame = math.prod(pooled_grid((side, side), "bilinear"))
+    check_keeps_some(tokens_per_frame, config)
     pool = partial(pool_to_grid, grid=(side, side), mode="bilinear")
     capture = InputCapture(model.model.multi_modal_projector)
     pruner = VideoPruner(scorer_for(vision.hidden_size), pool, config, backend)
-    features = MarkedVideoFeatures(model.model.get_video_features, capture, pruner, pooled_side**2)
+    features = MarkedVideoFeatures(model.model.get_video_features, capture, pruner, tokens_per_frame)
 
     with FastVidHandle.undone_on_error(model, config, pruner) as handle:
         handle.set_attribute(model.model, "get_video_features", features)

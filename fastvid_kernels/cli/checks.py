@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from fastvid_kernels.cli.errors import CommandError
 from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.validation import check_keeps_some
 
 MAX_FRAMES = 256
 
@@ -22,11 +21,11 @@ def check_retention(retention: float, tokens_per_frame: int | None = None) -> Pr
         config = PruneConfig(retention_ratio=retention)
     except ValueError as error:
         raise CommandError(f"--retention must be above 0 and at most 1, got {retention:g}") from error
-    if tokens_per_frame is not None and config.kept_per_frame(tokens_per_frame) == 0:
-        smallest = math.ceil(1e6 / tokens_per_frame) / 1e6
-        raise CommandError(
-            f"--retention {retention:g} keeps none of a frame's {tokens_per_frame} tokens; use {smallest} or more"
-        )
+    if tokens_per_frame is not None:
+        try:
+            check_keeps_some(tokens_per_frame, config)
+        except ValueError as error:
+            raise CommandError(f"--retention {retention:g} is too small: {error}") from error
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastvid_kernels.cli.errors import CommandError
-from fastvid_kernels.vision import SiglipHead, SiglipHeadConfig
+from fastvid_kernels.vision import SiglipHead, SiglipHeadConfig, pooled_grid
 
 VIDEO_PLACEHOLDER = "<video>"
 RANDOM_WEIGHTS_NOTE = "The weights are random: the words mean nothing, the figures are those of the architecture."
@@ -77,8 +78,8 @@ class Llava:
     @property
     def tokens_per_frame(self) -> int:
         """N, after pooling."""
-        vision = self.model.config.vision_config
-        return int((vision.image_size // vision.patch_size + 1) // 2) ** 2
+        side = self.model.config.vision_config.image_size // self.model.config.vision_config.patch_size
+        return math.prod(pooled_grid((side, side), "bilinear"))
 
     def inputs(self, question: str, frames: np.ndarray) -> dict[str, Tensor]:
         """Arguments of `generate` for a question about frames `[F, H, W, 3]`, uint8."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastvid_kernels.adapters.apply import DEFAULT_SIGLIP
+
 SYNTHETIC = "synthetic"
 
 
@@ -16,7 +18,7 @@ class Request:
     video: str | None = None
     question: str = "What happens in this video?"
     retention: float = 0.1
-    siglip: str = "google/siglip-so400m-patch14-384"
+    siglip: str = DEFAULT_SIGLIP
     frames: int = 32
     new_tokens: int = 48
     repeats: int = 5

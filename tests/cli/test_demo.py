@@ -179,6 +179,20 @@ def test_a_write_that_fails_gets_one_line_too(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["short.mp4"]
 
 
+def test_the_demo_does_without_transformers(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['transformers'] = None; from fastvid_kernels.cli import main; main()"
+    finished = subprocess.run(
+        [sys.executable, "-c", program, "demo", "--help"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "--retention" in finished.stdout
+
+
 @pytest.mark.parametrize(
     ("module", "package"),
     [
