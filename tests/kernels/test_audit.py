@@ -292,7 +292,7 @@ HUGE = {
     "frames": meta_tokens(1024, 1024, 3584),
     "positions": meta_tokens(1024, 1024, 3584).permute(1, 0, 2),
     "channels": meta_tokens(3584, 1024, 1024).permute(1, 2, 0),
-    "many frames": meta_tokens(2**15, 256, 1024),
+    "many frames": meta_tokens(2**13, 256, 4096),
 }
 
 
