@@ -50,8 +50,7 @@ def prune(
             0 to F. Not with a dense batch.
         config: the hyperparameters; those given by name override it.
         backend: "auto" takes the fused kernels for CUDA tensors, where Triton is installed and the call is not larger
-            than they hold (N <= 1024, F <= 2**20, F * F * N / anchor_interval <= 2**33), and PyTorch otherwise;
-            "triton" and "eager" ask for one of them.
+            than they hold (N <= 1024, F <= 2**20), and PyTorch otherwise; "triton" and "eager" ask for one of them.
         **hyperparameters: see `PruneConfig`.
 
     Returns:

@@ -32,11 +32,9 @@ _SCHEMA = (
 )
 
 
-def backend_for(
-    device: torch.device, frames: int, tokens_per_frame: int, anchor_interval: int = _DEFAULTS.anchor_interval
-) -> str:
+def backend_for(device: torch.device, frames: int, tokens_per_frame: int) -> str:
     """The name of the backend that `torch.ops.fastvid.prune` takes: from a call's device and size, never its data."""
-    if device.type == "cuda" and fits_kernels(frames, tokens_per_frame, anchor_interval) and _has_triton():
+    if device.type == "cuda" and fits_kernels(frames, tokens_per_frame) and _has_triton():
         return "triton"
     return "eager"
 
@@ -85,8 +83,7 @@ def _implementation(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
         config = PruneConfig(*hyperparameters, **named)
         check_inputs(tokens, attn, frame_features, cu_frames, config)
-        frames, tokens_per_frame, _ = tokens.shape
-        chosen = backend or backend_for(tokens.device, frames, tokens_per_frame, config.anchor_interval)
+        chosen = backend or backend_for(tokens.device, *tokens.shape[:2])
         return _BACKENDS[chosen](tokens, attn, frame_features, cu_frames, config)
 
     return prune

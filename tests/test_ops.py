@@ -82,9 +82,7 @@ def test_shapes_on_a_gpu_are_known_without_one(features: bool) -> None:
     [
         ("cuda", 32, 196, "triton"),
         ("cuda:1", 1, 1, "triton"),
-        ("cuda", 4096, 1024, "triton"),
-        ("cuda", 13_000, 196, "triton"),
-        ("cuda", 13_500, 196, "eager"),
+        ("cuda", 2**20, 1024, "triton"),
         ("cuda", 2**20 + 1, 196, "eager"),
         ("cuda", 32, 1025, "eager"),
         ("cpu", 32, 196, "eager"),

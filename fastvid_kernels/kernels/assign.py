@@ -34,6 +34,7 @@ def assign_kernel(
     K,
     context_millionths,
     interval,
+    first_ordinal,
     ordinals,
     LANES: tl.constexpr,
     PADDED: tl.constexpr,
@@ -47,7 +48,7 @@ def assign_kernel(
 ):
     """Slot of the most similar anchor, -1 for a token that joins none, for BLOCK_M tokens of a frame.
 
-    The program goes through every LANES-th anchor frame of the frame's segment, counted from the last.
+    The program goes through every LANES-th of `ordinals` anchor frames of the frame's segment, counted from the last.
     """
     t = tl.program_id(0)
     start = tl.load(segment_start_ptr + t)
@@ -57,7 +58,8 @@ def assign_kernel(
     # Rows beyond the frame read its last token, slots beyond the anchors its first: no mask, and nothing is stored.
     frame_ptr = x_ptr + t.to(tl.int64) * stride_t
     x_rows = frame_ptr + tl.minimum(i, N - 1).to(tl.int64) * stride_n
-    for ordinal in range(tl.program_id(2), (end - start + interval - 1) // interval, LANES):
+    end_ordinal = tl.minimum((end - start + interval - 1) // interval, first_ordinal + ordinals)
+    for ordinal in range(first_ordinal + tl.program_id(2), end_ordinal, LANES):
         u = end - 1 - ordinal * interval
         _, n_context, _, _ = segment_budget(u, start, end, N, K, context_millionths, interval)
         slots = u.to(tl.int64) * SLOTS
@@ -98,13 +100,13 @@ def assign_kernel(
                 N, D, BLOCK_SLOTS, BLOCK_D,
             )  # fmt: skip
         joined = tl.where((n_context > 0) & (i < N), tl.where(barred, -1, nearest), -1)
-        cell = (t.to(tl.int64) * ordinals + ordinal) * PADDED
+        cell = (t.to(tl.int64) * ordinals + ordinal - first_ordinal) * PADDED
         tl.store(nearest_ptr + cell + i, joined.to(tl.int16), mask=i < N)
         one = tl.full([BLOCK_M], 1, tl.int32)
         tl.atomic_add(count_ptr + slots + joined, one, mask=joined >= 0, sem="relaxed")
 
 
-def launch_assign(call: Call) -> None:
+def launch_assign(call: Call, first_ordinal: int) -> None:
     """Grid: frames x tiles of tokens x lanes of anchor frames."""
     shapes, workspace = call.shapes, call.workspace
     assign_kernel[shapes.frames, -(-shapes.tokens_per_frame // _BLOCK_M), _LANES](
@@ -115,7 +117,8 @@ def launch_assign(call: Call) -> None:
         count_ptr=workspace["count"],
         nearest_ptr=workspace["nearest"],
         D=shapes.channels,
-        ordinals=shapes.ordinals,
+        first_ordinal=first_ordinal,
+        ordinals=shapes.ordinals_per_chunk,
         LANES=_LANES,
         PADDED=shapes.padded,
         SLOTS=shapes.slots,

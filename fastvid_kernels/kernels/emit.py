@@ -69,6 +69,7 @@ def emit_kernel(
     K,
     context_millionths,
     interval,
+    first_ordinal,
     ordinals,
     beta,
     largest,
@@ -82,11 +83,17 @@ def emit_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """BLOCK_D channels of all the rows that one frame keeps. The last frames go first: they are still in cache."""
+    """BLOCK_D channels of all the rows that one frame keeps, if its anchor frame is one of `ordinals`.
+
+    The last frames go first: they are still in cache.
+    """
     t = T - 1 - tl.program_id(0)
     start = tl.load(segment_start_ptr + t)
     end = tl.load(segment_end_ptr + t)
     n_salient, n_context, ordinal, rows_before = segment_budget(t, start, end, N, K, context_millionths, interval)
+    ordinal -= first_ordinal
+    if (ordinal < 0) | (ordinal >= ordinals):
+        return
     beta = tl.full([], beta, tl.float32)
     channel = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = channel < D
@@ -149,7 +156,7 @@ def emit_kernel(
         tl.store(output_rows, merged.to(output_ptr.dtype.element_ty), mask=mask)
 
 
-def launch_emit(call: Call) -> None:
+def launch_emit(call: Call, first_ordinal: int) -> None:
     """Grid: frames x blocks of channels."""
     shapes, workspace = call.shapes, call.workspace
     block_d = 2 * call.depth
@@ -164,7 +171,8 @@ def launch_emit(call: Call) -> None:
         nearest_ptr=workspace["nearest"],
         T=shapes.frames,
         D=shapes.channels,
-        ordinals=shapes.ordinals,
+        first_ordinal=first_ordinal,
+        ordinals=shapes.ordinals_per_chunk,
         beta=float(call.config.beta),
         BETA_IS_ONE=bool(np.float32(call.config.beta) == 1),
         largest=torch.finfo(call.tokens.dtype).max,

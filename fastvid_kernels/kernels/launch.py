@@ -18,6 +18,9 @@ _ROW_ALIGNMENT = 8
 # Beyond this many tokens a frame, the Gram matrices of all frames at once would outgrow a fraction of the tokens.
 _ONE_CHUNK_TOKENS = 256
 _GRAM_SHARE = 8
+# What tokens join is kept for so many of a segment's anchor frames at once as fit a fraction of the tokens, or this.
+_NEAREST_SHARE = 8
+_NEAREST_BYTES = 1 << 26
 # Elements of a tile of distances: 32 registers a thread.
 _CANDIDATE_TILE = 4096
 
@@ -27,7 +30,7 @@ class Shapes:
     """Sizes of a call, and the sizes of its tiles.
 
     Tiles, splits and so the order of every sum follow from N, D and the hyperparameters alone, so that a video gives
-    the same bits in any company.
+    the same bits in any company. Chunks bound the scratch, and change no sum.
     """
 
     frames: int
@@ -36,6 +39,7 @@ class Shapes:
     kept_per_frame: int
     slots: int
     ordinals: int
+    ordinals_per_chunk: int
     feature_splits: int
     gram_splits: int
     frames_per_chunk: int
@@ -71,18 +75,23 @@ def plan_shapes(tokens: Tensor, feature_channels: int, config: PruneConfig) -> S
     if config.context_share(kept * frames) == 0:
         slots = 0
     gram_splits = 2 if dim >= 1024 else 1
+    token_bytes = tokens.element_size() * n * dim * frames
     frames_per_chunk = frames
     if n > _ONE_CHUNK_TOKENS and slots > 0:
         gram_bytes = gram_splits * _round_up(n, _ROW_ALIGNMENT) ** 2 * 4
-        token_bytes = tokens.element_size() * n * dim * frames
         frames_per_chunk = min(frames, max(1, token_bytes // _GRAM_SHARE // gram_bytes))
+    ordinals = ordinals_per_chunk = -(-frames // interval)
+    if slots > 0:
+        nearest_bytes = max(token_bytes // _NEAREST_SHARE, _NEAREST_BYTES)
+        ordinals_per_chunk = min(ordinals, max(1, nearest_bytes // (2 * frames * _round_up(n, _ROW_ALIGNMENT))))
     return Shapes(
         frames=frames,
         tokens_per_frame=n,
         channels=dim,
         kept_per_frame=kept,
         slots=slots,
-        ordinals=-(-frames // interval),
+        ordinals=ordinals,
+        ordinals_per_chunk=ordinals_per_chunk,
         feature_splits=min(32, -(-feature_channels // 128)),
         gram_splits=gram_splits,
         frames_per_chunk=frames_per_chunk,
@@ -113,7 +122,7 @@ class Workspace:
                 "gram": (torch.float32, (shapes.frames_per_chunk, shapes.gram_splits, padded, padded)),
                 "s": (torch.float32, (frames, padded)),
                 "key": (torch.int32, (frames, padded)),
-                "nearest": (torch.int16, (frames, shapes.ordinals, padded)),
+                "nearest": (torch.int16, (frames, shapes.ordinals_per_chunk, padded)),
             }
         self._offsets = {}
         size = 0

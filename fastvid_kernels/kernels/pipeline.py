@@ -15,7 +15,7 @@ from fastvid_kernels.kernels.emit import launch_emit
 from fastvid_kernels.kernels.frame import launch_frame
 from fastvid_kernels.kernels.gram import launch_gram
 from fastvid_kernels.kernels.launch import Call, Workspace, plan_shapes
-from fastvid_kernels.kernels.limits import MAX_FRAMES, MAX_SCRATCH_BYTES, MAX_TOKENS_PER_FRAME, fits_kernels
+from fastvid_kernels.kernels.limits import MAX_FRAMES, MAX_TOKENS_PER_FRAME, fits_kernels
 from fastvid_kernels.kernels.plan import launch_plan
 from fastvid_kernels.kernels.select import launch_select
 
@@ -36,7 +36,7 @@ def prune(
         The kept tokens `[F * K, D]` and their flat indices, int64 `[F * K]`, ascending.
 
     Raises:
-        ValueError: a frame has more tokens, or the batch more frames, than the kernels hold (`limits`).
+        ValueError: a frame has more tokens, or the batch more frames, than the kernels hold.
     """
     call = prepare(tokens, attn, frame_features, cu_frames, config)
     with torch.cuda.device(tokens.device) if tokens.is_cuda else nullcontext():
@@ -49,11 +49,10 @@ def prepare(
 ) -> Call:
     """Allocate outputs and scratch."""
     frames, n, dim = tokens.shape
-    if not fits_kernels(frames, n, config.anchor_interval):
+    if not fits_kernels(frames, n):
         raise ValueError(
             f"tokens must have at most {MAX_FRAMES} frames of {MAX_TOKENS_PER_FRAME} tokens for the Triton backend, "
-            f"and F * F * N / anchor_interval must be at most {MAX_SCRATCH_BYTES // 2}, got {list(tokens.shape)} and "
-            f"anchor_interval {config.anchor_interval}: prune fewer videos at once, or use backend='eager'"
+            f"got {list(tokens.shape)}: use backend='eager'"
         )
     shapes = plan_shapes(tokens, dim if frame_features is None else frame_features.shape[1], config)
     rows = frames * shapes.kept_per_frame
@@ -71,7 +70,7 @@ def prepare(
 
 
 def launch(call: Call) -> None:
-    """All stages: eight launches, and four more for each further chunk of frames."""
+    """All stages: eight launches; four more for each further chunk of frames, two for one of anchor frames."""
     shapes = call.shapes
     launch_frame(call)
     launch_plan(call)
@@ -82,6 +81,7 @@ def launch(call: Call) -> None:
             launch_density(call, first_frame, frames)
             launch_delta(call, first_frame, frames)
         launch_select(call, first_frame, frames)
-    if shapes.has_anchors:
-        launch_assign(call)
-    launch_emit(call)
+    for first_ordinal in range(0, shapes.ordinals, shapes.ordinals_per_chunk):
+        if shapes.has_anchors:
+            launch_assign(call, first_ordinal)
+        launch_emit(call, first_ordinal)

@@ -108,6 +108,18 @@ def test_large_frames_take_eight_launches_a_chunk(frames: int) -> None:
     assert chunks <= 16, "chunks are few: the scratch may be a share of the tokens"
 
 
+@pytest.mark.parametrize("frames", [1700, 2**13, 2**17, 2**20])
+def test_however_many_frames_the_scratch_stays_a_share(frames: int) -> None:
+    """Not all pairs of a frame and an anchor frame are held at once: further launches take the rest in turn."""
+    tokens = meta_tokens(frames, 196, 3584)
+    call = prepared(tokens)
+    assert call.workspace.size <= 0.4 * tokens.numel() * tokens.element_size()
+    chunks = -(-call.shapes.ordinals // call.shapes.ordinals_per_chunk)
+    assert (chunks > 1) == (frames > 1700)
+    if frames <= 2**13:
+        assert len(device_work(tokens)) == MAX_WORK + 2 * (chunks - 1)
+
+
 def prepared(tokens: Tensor) -> Any:
     frames, tokens_per_frame, _ = tokens.shape
     features = tokens.new_empty(frames, 1152)
@@ -292,7 +304,7 @@ HUGE = {
     "frames": meta_tokens(1024, 1024, 3584),
     "positions": meta_tokens(1024, 1024, 3584).permute(1, 0, 2),
     "channels": meta_tokens(3584, 1024, 1024).permute(1, 2, 0),
-    "many frames": meta_tokens(2**13, 256, 4096),
+    "many frames": meta_tokens(2**15, 256, 1024),
 }
 
 

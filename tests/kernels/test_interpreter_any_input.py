@@ -170,12 +170,16 @@ def test_a_video_alone_or_in_company_gives_the_same_bits(order: tuple[int, ...],
 
 
 @pytest.mark.parametrize("frames_per_chunk", [1, 2, 4])
-def test_chunks_change_nothing(frames_per_chunk: int) -> None:
-    tokens, attn, features = video(5, 20, 24, torch.float16, seed=18)
+@pytest.mark.parametrize("ordinals_per_chunk", [1, 2, 3])
+def test_chunks_change_nothing(frames_per_chunk: int, ordinals_per_chunk: int) -> None:
+    """A segment of one anchor frame, and one of three: the last chunk is full, or not, or has none of the first's."""
+    tokens, attn, features = video(7, 20, 24, torch.float16, seed=18)
+    features[:2], features[2:] = 1, -1
     hyperparameters = {"retention_ratio": 0.3, "anchor_interval": 2, "min_segments": 2, "tau": -1.5}
     whole = run_kernels(tokens, attn, features, **hyperparameters)
-    chunked = run_kernels(tokens, attn, features, frames_per_chunk=frames_per_chunk, **hyperparameters)
-    assert_same_result(chunked, whole)
+    assert [end - start for start, end in check_call(whole).segments.tolist()] == [2, 5]
+    chunks = {"frames_per_chunk": frames_per_chunk, "ordinals_per_chunk": ordinals_per_chunk}
+    assert_same_result(run_kernels(tokens, attn, features, **chunks, **hyperparameters), whole)
 
 
 def test_more_than_256_tokens_go_in_chunks() -> None:
