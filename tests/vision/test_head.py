@@ -116,12 +116,14 @@ def test_parity_at_the_size_of_so400m() -> None:
         patch_size=14,
     )
     with torch.no_grad():
-        output = vision(torch.randn(2, 3, 378, 378), output_hidden_states=True)
+        pictures = torch.randn(2, 3, 378, 378, generator=torch.Generator().manual_seed(3))
+        output = vision(pictures, output_hidden_states=True)
     attention, features = head_of(vision, SO400M)(output.hidden_states[-1])
     expected, _ = truth(vision, output.hidden_states[-1])
     assert attention.shape == (2, 729)
     torch.testing.assert_close(attention, expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(features, output.pooler_output, rtol=1e-5, atol=1e-5)
+    largest = output.pooler_output.abs().max().item()
+    torch.testing.assert_close(features, output.pooler_output, rtol=0, atol=1e-6 * largest)
 
 
 def test_compiles_to_one_graph_for_any_number_of_frames(vision: Any, x: Tensor) -> None:
