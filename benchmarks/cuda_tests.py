@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 import torch
 
 ROOT = Path(__file__).parent.parent
-# Each holds a CUDA context of some hundred megabytes.
+# Each holds a CUDA context and inputs of its own.
 _MOST_PROCESSES = 16
 
 

@@ -141,7 +141,8 @@ def load(source: str, siglip: SiglipHead, device: torch.device, dtype: torch.dty
         tokenizer=tokenizer,
         chat_template=processor.get("chat_template") or tokenizer.chat_template,
         image_processor=image_processor,
-        siglip=siglip,
+        # Once, here: every patch of the model would convert a copy of its own, within what is timed.
+        siglip=siglip.to(device, dtype),
         generation={},
     )
 
