@@ -8,16 +8,23 @@ PYTEST_FLAGS ?= -n 2
 export OMP_NUM_THREADS ?= 1
 # nproc would say what OMP_NUM_THREADS says.
 ALL_CORES := OMP_NUM_THREADS=$$(getconf _NPROCESSORS_ONLN)
-# The interpreter is chosen when the kernels are first imported: its tests run in processes of their own.
+# Triton's interpreter is chosen when the kernels are first imported: its tests run in processes of their own.
 INTERPRET := TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1
+# Where g++ is, tests that run kernels run compiled code, emulated, among the others; elsewhere, these run their source.
+ifeq ($(shell command -v g++),)
+define interpreter_lane
+	$(INTERPRET) $(1)/python -m pytest $(PYTEST_FLAGS) -m "runs_kernels and $(2)" tests/kernels
+endef
+endif
 
-.PHONY: help demo test test-slow test-lowest gpu lint bench kernel-report clean
+.PHONY: help demo test test-slow test-lowest test-interpreter gpu lint bench kernel-report clean
 
 help:
 	@echo "make demo         prune a real clip to 10 %, draw what was kept (fastvid_demo.png), let a model answer about it"
 	@echo "make test         the tests, minutes on two cores"
 	@echo "make test-slow    the long ones"
 	@echo "make test-lowest  the tests with the oldest supported versions (constraints-lowest.txt)"
+	@echo "make test-interpreter  the tests that run kernels, in Triton's interpreter: for debugging"
 	@echo "make gpu          on a machine with CUDA, as it is: all that a GPU has to show (benchmarks/results/gpu)"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        the operator beside what one would use otherwise, whole and by stage (.benchmarks/bench.txt)"
@@ -41,15 +48,18 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
-	$(INTERPRET) $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "interpreter and not slow" tests/kernels
+	$(call interpreter_lane,$(BIN),not slow)
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m slow
-	$(INTERPRET) $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "interpreter and slow" tests/kernels
+	$(call interpreter_lane,$(BIN),slow)
 
 test-lowest: .venv-lowest/installed
 	$(LOWEST)/python -m pytest $(PYTEST_FLAGS)
-	$(INTERPRET) $(LOWEST)/python -m pytest $(PYTEST_FLAGS) -m "interpreter and not slow" tests/kernels
+	$(call interpreter_lane,$(LOWEST),not slow)
+
+test-interpreter: .venv/installed
+	$(INTERPRET) $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "runs_kernels and not slow" tests/kernels
 
 gpu:
 	$(ALL_CORES) PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_whole --output benchmarks/results/gpu

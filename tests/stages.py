@@ -17,8 +17,10 @@ from torch import Tensor
 import reference
 from fastvid_kernels import AnchorFrame, Explanation
 
+ROUNDING = 2.0**-24
+"""Relative error of one float32 operation."""
 # |error| <= 87 * 2**-24 * (|x_i|^2 + |x_j|^2) for a squared distance from a float32 Gram matrix.
-DISTANCE_ERROR = 87 * 2.0**-24
+DISTANCE_ERROR = 87 * ROUNDING
 # Cosines closer than this may be ordered either way by a float32 dot product.
 COSINE_MARGIN = 1e-6
 # Relative to the largest value that took part: float32 sums, and one rounding to the tokens' dtype.
@@ -33,10 +35,12 @@ def check_plan(explanation: Explanation, oracle: reference.PruneResult) -> None:
     assert counts == [(record.frame, len(record.anchors)) for record in oracle.anchor_frames]
 
 
-def check_distances(distances: Tensor, candidates: Tensor, exact: Tensor, x: Tensor) -> None:
+def check_distances(
+    distances: Tensor, candidates: Tensor, exact: Tensor, x: Tensor, distance_error: float = DISTANCE_ERROR
+) -> None:
     """Squared distances `[N, N]` of a frame with tokens `x [N, D]` against the candidates' exact ones."""
     norms = x.double().square().sum(1)[candidates]
-    bound = DISTANCE_ERROR * (norms[:, None] + norms[None, :])
+    bound = distance_error * (norms[:, None] + norms[None, :])
     ours = distances[candidates][:, candidates].double()
     assert torch.equal(ours.isinf(), exact.isinf())
     finite = exact.isfinite()
@@ -110,6 +114,7 @@ def check_against_oracle(
     *,
     check_peaks: Callable[[AnchorFrame, Tensor, Tensor], None] | None = None,
     cosine_margin: float = COSINE_MARGIN,
+    distance_error: float = DISTANCE_ERROR,
 ) -> None:
     """All stages. `distances_of(tokens, frame)` gives the backend's squared distances `[N, N]` of a frame.
 
@@ -123,7 +128,7 @@ def check_against_oracle(
     flat_salient = set(explanation.salient.tolist())
     for ours, exact in zip(explanation.anchor_frames, oracle.anchor_frames, strict=True):
         distances = distances_of(tokens, ours.frame)
-        check_distances(distances, exact.candidates, exact.squared_distances, tokens[ours.frame])
+        check_distances(distances, exact.candidates, exact.squared_distances, tokens[ours.frame], distance_error)
         if check_peaks is None:
             num_neighbors = hyperparameters.get("num_neighbors", 4)
             check_anchors(ours, distances, exact.candidates, dim, num_neighbors, ours.frame * n)

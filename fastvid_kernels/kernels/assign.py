@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from fastvid_kernels.kernels.gram import product
-from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.launch import OPTIONS, Call
 from fastvid_kernels.kernels.plan import segment_budget
 from fastvid_kernels.kernels.select import FREE, SALIENT
 from fastvid_kernels.kernels.ties import first_of, has_close_rival, settle_ties
@@ -125,7 +125,7 @@ def launch_assign(call: Call, first_ordinal: int) -> None:
         BLOCK_M=_BLOCK_M,
         BLOCK_SLOTS=32,
         BLOCK_D=call.depth,
-        num_warps=4,
+        **OPTIONS,
         num_stages=call.stages,
         # Half precision has lost more in its own rounding than float32 sums lose.
         SETTLES_TIES=call.tokens.dtype == torch.float32,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastvid_kernels.kernels.frame import LOWEST_KEY, float_key
+from fastvid_kernels.kernels.floats import LOWEST_KEY, float_key
 from fastvid_kernels.kernels.gram import squared_distances
-from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.launch import OPTIONS, Call
 from fastvid_kernels.kernels.plan import segment_budget
 
 
@@ -55,7 +55,7 @@ def delta_kernel(
     denser = tl.where(is_tie, j[None, :] < i[:, None], s_j[None, :] < s_i[:, None])
     denser = denser & (is_candidate_j & (j < N))[None, :]
     squared_delta = tl.min(tl.where(denser, distance, float("inf")), axis=1)
-    score = 0.5 * tl.log(squared_delta / D) - s_i
+    score = 0.5 * tl.log(tl.div_rn(squared_delta, tl.full([], D, tl.float32))) - s_i
     score = tl.where(score == score, score, float("-inf"))
     key = tl.where(is_candidate_i, float_key(score), LOWEST_KEY)
     tl.store(key_ptr + frame + i, key, mask=i < N)
@@ -75,6 +75,6 @@ def launch_delta(call: Call, first_frame: int, frames: int) -> None:
         SPLITS=shapes.gram_splits,
         ROWS=shapes.candidate_rows,
         BLOCK_N=shapes.block_n,
-        num_warps=4,
+        **OPTIONS,
         **call.plan,
     )

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from fastvid_kernels.kernels.gram import squared_distances
-from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.launch import OPTIONS, Call
 from fastvid_kernels.kernels.plan import segment_budget
 
 
@@ -49,7 +49,7 @@ def density_kernel(
         first = tl.min(tl.where(distance == nearest[:, None], j[None, :], BLOCK_N), axis=1)
         distance = tl.where(j[None, :] == first[:, None], float("inf"), distance)
         total += nearest
-    s = total / (neighbors * D).to(tl.float32)
+    s = tl.div_rn(total, (neighbors * D).to(tl.float32))
     tl.store(s_ptr + t.to(tl.int64) * PADDED + i, s, mask=i < N)
 
 
@@ -67,6 +67,6 @@ def launch_density(call: Call, first_frame: int, frames: int) -> None:
         SPLITS=shapes.gram_splits,
         ROWS=shapes.candidate_rows,
         BLOCK_N=shapes.block_n,
-        num_warps=4,
+        **OPTIONS,
         **call.plan,
     )

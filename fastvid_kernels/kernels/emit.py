@@ -7,8 +7,9 @@ import torch
 import triton
 import triton.language as tl
 
+from fastvid_kernels.kernels.floats import is_finite
 from fastvid_kernels.kernels.gram import product
-from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.launch import OPTIONS, Call
 from fastvid_kernels.kernels.plan import segment_budget
 from fastvid_kernels.kernels.select import SALIENT
 
@@ -132,7 +133,7 @@ def emit_kernel(
                 one_hot = (slot[:, None] == joined[None, :]).to(tl.float32).to(x.dtype)
                 total = product(one_hot, x, total, PRECISION, UPCAST)
         scale = tl.full([], 1.0, tl.float32)
-        if tl.min((total - total == 0).to(tl.int32)) == 0:
+        if tl.min(is_finite(total).to(tl.int32)) == 0:
             # Some token is not finite, or a sum of finite ones is not: add up again, token by token, with room.
             scale = tl.full([], HEADROOM, tl.float32)
             total = _sum_one_by_one(
@@ -150,7 +151,7 @@ def emit_kernel(
         # Rounding may carry a mean of the largest numbers beyond them.
         limit = tl.full([], largest, tl.float32) * scale
         bounded = tl.where(merged > limit, limit, tl.where(merged < -limit, -limit, merged))
-        merged = tl.where((own - own == 0) & (total - total == 0), bounded, merged) / scale
+        merged = tl.where(is_finite(own) & is_finite(total), bounded, merged) / scale
         row = tl.load(anchor_row_ptr + slots + slot, mask=exists, other=0)
         output_rows = output_ptr + (rows_before + row)[:, None] * D + channel[None, :]
         tl.store(output_rows, merged.to(output_ptr.dtype.element_ty), mask=mask)
@@ -182,7 +183,7 @@ def launch_emit(call: Call, first_ordinal: int) -> None:
         BLOCK_SLOTS=32,
         BLOCK_TOKENS=32,
         BLOCK_D=block_d,
-        num_warps=4,
+        **OPTIONS,
         num_stages=call.stages,
         **call.strides,
         **call.plan,

@@ -5,18 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastvid_kernels.kernels.launch import Call
-
-LOWEST_KEY = tl.constexpr(-2147483648)
-
-
-@triton.jit
-def float_key(value):
-    """An int32 that orders like the float32: -0 equals +0, NaN lies below -inf."""
-    bits = value.to(tl.int32, bitcast=True)
-    key = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    key = tl.where(bits == LOWEST_KEY, 0, key)
-    return tl.where(value != value, LOWEST_KEY, key)
+from fastvid_kernels.kernels.floats import float_key
+from fastvid_kernels.kernels.launch import OPTIONS, Call
 
 
 @triton.jit
@@ -127,5 +117,5 @@ def launch_frame(call: Call) -> None:
         BLOCK_D=64,
         BLOCK_N=16,
         ROWS=16,
-        num_warps=4,
+        **OPTIONS,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.launch import OPTIONS, Call
 from fastvid_kernels.kernels.plan import segment_budget
 
 _BLOCK = 64
@@ -121,7 +121,7 @@ def launch_gram(call: Call, first_frame: int, frames: int) -> None:
         SPLITS=shapes.gram_splits,
         BLOCK=_BLOCK,
         BLOCK_D=call.depth,
-        num_warps=4,
+        **OPTIONS,
         num_stages=call.stages,
         **call.strides,
         **call.plan,

@@ -21,6 +21,9 @@ _GRAM_SHARE = 8
 # What tokens join is kept for so many of a segment's anchor frames at once as fit a fraction of the tokens, or this.
 _NEAREST_SHARE = 8
 _NEAREST_BYTES = 1 << 26
+# How every kernel is compiled. Products and sums are never fused: what is written is what is computed, whatever a
+# compiler's default is (on in Triton 3.6, and Triton 3.10 turns it round).
+OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
 # Elements of a tile of distances: 32 registers a thread.
 _CANDIDATE_TILE = 4096
 

@@ -7,7 +7,8 @@ import math
 import triton
 import triton.language as tl
 
-from fastvid_kernels.kernels.launch import Call, next_power_of_2
+from fastvid_kernels.kernels.floats import is_finite
+from fastvid_kernels.kernels.launch import OPTIONS, Call, next_power_of_2
 from fastvid_kernels.kernels.limits import MAX_FRAMES
 
 # A transition is packed as (quantised cosine + offset) << bits | position, so that one order compares both.
@@ -97,8 +98,7 @@ def plan_kernel(
         norm = tl.sum(tl.load(partial_ptr + cell + 1, mask=mask, other=0.0), axis=1)
         next_norm = tl.sum(tl.load(partial_ptr + cell + 2, mask=mask, other=0.0), axis=1)
         scale = norm * next_norm
-        # x - x is 0 for finite x alone.
-        usable = (dot - dot == 0) & (scale - scale == 0)
+        usable = is_finite(dot) & is_finite(scale)
         divisible = usable & (scale > 0)
         cosine = tl.where(divisible, dot, 0.0) / tl.sqrt(tl.where(divisible, scale, 1.0))
         units = tl.floor(cosine * 1099511627776.0 + 0.5).to(tl.int64) + _OFFSET
@@ -161,5 +161,5 @@ def launch_plan(call: Call) -> None:
         SPLITS=shapes.feature_splits,
         BLOCK_SPLITS=next_power_of_2(shapes.feature_splits),
         BLOCK=128,
-        num_warps=4,
+        **OPTIONS,
     )

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from fastvid_kernels.kernels.frame import comes_before
 from fastvid_kernels.kernels.gram import squared_norms
-from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.launch import OPTIONS, Call
 from fastvid_kernels.kernels.plan import segment_budget
 
 # What `state` says of a token; an anchor's is its slot + 1.
@@ -69,8 +69,9 @@ def select_kernel(
     tl.store(anchor_row_ptr + slots + slot, row, mask=is_anchor)
     if n_context > 0:
         matrix_ptr = gram_ptr + tl.program_id(0).to(tl.int64) * SPLITS * PADDED * PADDED
-        norm = tl.sqrt(squared_norms(matrix_ptr, i, N, PADDED, SPLITS))
-        inverse_norm = tl.where(norm == 0, 0.0, 1.0 / norm)
+        # Not the fast root: it takes the square of a subnormal norm for 0, and everything joins the first anchor.
+        norm = tl.sqrt_rn(squared_norms(matrix_ptr, i, N, PADDED, SPLITS))
+        inverse_norm = tl.where(norm == 0, 0.0, tl.div_rn(1.0, norm))
         tl.store(inverse_norm_ptr + slots + slot, inverse_norm, mask=is_anchor)
         tl.store(count_ptr + slots + slot, tl.zeros_like(slot), mask=is_anchor)
 
@@ -94,6 +95,6 @@ def launch_select(call: Call, first_frame: int, frames: int) -> None:
         SLOTS=shapes.slots,
         BLOCK_N=shapes.block_n,
         COLUMNS=shapes.candidate_rows,
-        num_warps=4,
+        **OPTIONS,
         **call.plan,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastvid_kernels.kernels.floats import is_finite
+
 # Relative difference of similarities that rounding of a float32 sum over channels may turn round.
 _CLOSE = tl.constexpr(2.0**-18)
 
@@ -19,7 +21,7 @@ def first_of(values, position, none):
 @triton.jit
 def has_close_rival(best, runner_up):
     """Whether the second largest similarity is within rounding of the largest; never of one that is not finite."""
-    return (best - best == 0) & (best - runner_up <= _CLOSE * tl.abs(best))
+    return is_finite(best) & (best - runner_up <= _CLOSE * tl.abs(best))
 
 
 @triton.jit

@@ -23,9 +23,9 @@ from benchmarks.videos import PRESETS, preset_video
 from fastvid_kernels.kernels.launch import Call, Workspace
 from tests.eager.test_parity import RAGGED, SHAPES, ragged_batch, strided_views, video
 from tests.golden import case_names, load_case
-from tests.kernels.explained import ROUNDING, check_call, explanation_of, run_kernels
-from tests.kernels.test_interpreter_parity import LARGER_SHAPES, NEAR_TIES, near_ties
-from tests.stages import COSINE_MARGIN, assert_same_bits
+from tests.kernels.explained import check_call, explanation_of, run_kernels
+from tests.kernels.test_parity import LARGER_SHAPES, NEAR_TIES, near_ties
+from tests.stages import assert_same_bits
 from tests.test_validation import HOSTILE_CU_FRAMES
 
 pytestmark = [
@@ -68,13 +68,9 @@ def on_host(call: Call) -> Call:
 
 
 def check_on_device(*inputs: Tensor | None, **options: Any) -> Call:
-    """All stages of a call on the device against the oracle.
-
-    A tensor core adds the products of 16 channels at once to a running sum and cuts off what float32 cannot hold; what
-    the interpreter's margin is for comes on top.
-    """
+    """All stages of a call on the device against the oracle."""
     call = run_on_device(*inputs, **options)
-    check_call(call, cosine_margin=COSINE_MARGIN + call.shapes.channels / 16 * ROUNDING)
+    check_call(call)
     return call
 
 
@@ -193,7 +189,7 @@ def test_float64_settles_what_float32_cannot_tell(kind: str) -> None:
 def test_hostile_values(value: float, dtype: torch.dtype) -> None:
     """Hardware has its own mind about the maximum of NaN and a number: the interpreter cannot show it."""
     pytest.importorskip("hypothesis", reason="the checks live beside tests that need it")
-    from tests.kernels.test_interpreter_any_input import check_hostile_call
+    from tests.kernels.test_any_input import check_hostile_call
 
     tokens, attn, _ = video(8, 60, 70, dtype, seed=16)
     if math.isfinite(value):

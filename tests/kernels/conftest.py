@@ -1,14 +1,13 @@
-"""Tests marked `interpreter` need TRITON_INTERPRET=1 from the process's start: Triton reads it at each kernel's `jit`.
+"""Triton's interpreter, where it runs the tests marked `runs_kernels`: TRITON_INTERPRET=1 from the process's start.
 
-They run in an interpreter whose arithmetic is mended where a GPU's is better (seen in triton 3.9): float32 becomes
-bfloat16 by truncation and bfloat16's subnormals become other numbers; and the BLAS library behind `tl.dot` adds up the
-elements of one product in different orders, so that equal tokens are not at distance 0. Triton 3.6 makes loop bounds of
-arrays of one element, which numpy 2.4 no longer takes for integers.
+Its arithmetic is mended where a GPU's is better (seen in triton 3.9): float32 becomes bfloat16 by truncation and
+bfloat16's subnormals become other numbers; and the BLAS library behind `tl.dot` adds up the elements of one product in
+different orders, so that equal tokens are not at distance 0. Triton 3.6 makes loop bounds of arrays of one element,
+which numpy 2.4 no longer takes for integers.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -16,16 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if _INTERPRETED:
-        return
-    skip = pytest.mark.skip(reason="runs with TRITON_INTERPRET=1 only")
-    for item in items:
-        if item.get_closest_marker("interpreter") is not None:
-            item.add_marker(skip)
+from tests.emulator.lane import INTERPRETED
 
 
 def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
@@ -49,7 +39,7 @@ def dot(x: np.ndarray, y: np.ndarray, accumulator: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(autouse=True, scope="session")
 def mended_interpreter() -> Iterator[None]:
-    if not _INTERPRETED:
+    if not INTERPRETED:
         yield
         return
     import triton.language as tl

@@ -1,4 +1,4 @@
-"""The Triton backend, in the interpreter: whatever the bits, and whatever lay in memory, in scratch or beside it."""
+"""The Triton backend, compiled and emulated: whatever the bits, and whatever lay in memory, in scratch or beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.eager.test_parity import video
 from tests.kernels.explained import check_call, check_selection, explanation_of, own_distances, run_kernels
 from tests.stages import assert_same_bits, check_merged_rows
 
-pytestmark = pytest.mark.interpreter
+pytestmark = pytest.mark.runs_kernels
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ONE_SEGMENT = {"min_segments": 1, "tau": -1.5}

@@ -1,4 +1,4 @@
-"""The Triton backend, in the interpreter, against the published code and the float64 oracle."""
+"""The Triton backend, compiled and emulated, against the published code and the float64 oracle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.kernels.explained import check_call, explanation_of, own_distances, r
 from tests.stages import assert_same_bits
 from tests.test_validation import HOSTILE_CU_FRAMES
 
-pytestmark = pytest.mark.interpreter
+pytestmark = pytest.mark.runs_kernels
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LARGEST_CASES = ("llava_video_r10", "onevision_r10")

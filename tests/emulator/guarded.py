@@ -1,0 +1,71 @@
+"""Calls of the Triton backend, emulated: the arrays of their scratch lie apart, and all of it is garbage first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import torch
+
+from fastvid_kernels import ops
+from fastvid_kernels.kernels import pipeline
+from fastvid_kernels.kernels.launch import Call, Shapes, Workspace
+from tests.emulator import library
+from tests.emulator.emulator import Emulator
+
+_GAP = 4096
+
+
+class GuardedWorkspace(Workspace):
+    """Scratch whose arrays do not touch: an access beyond one is out of bounds, not another array's."""
+
+    def __init__(self, shapes: Shapes, device: torch.device) -> None:
+        super().__init__(shapes, device)
+        size = _GAP
+        for name in self._layout:
+            self._offsets[name] = size
+            size += -(-self.size_of(name) // 16) * 16 + _GAP
+        self._bytes = torch.empty(size, dtype=torch.uint8, device=device)
+
+    def size_of(self, name: str) -> int:
+        """Bytes of one array."""
+        dtype, shape = self._layout[name]
+        return math.prod(shape) * dtype.itemsize
+
+    def allow(self, emulator: Emulator) -> None:
+        """Make its arrays known, as garbage."""
+        base = self._bytes.data_ptr()
+        for name, offset in self._offsets.items():
+            emulator.allow_part(self._bytes, base + offset, self.size_of(name), name, defined=False)
+
+
+@contextmanager
+def emulated_calls(emulator: Emulator) -> Iterator[Emulator]:
+    """Inside, calls of the Triton backend on CPU tensors run emulated, with every array guarded.
+
+    Outputs that are not wholly written are a finding.
+    """
+    real_launch = pipeline.launch
+
+    def launch(call: Call) -> None:
+        assert isinstance(call.workspace, GuardedWorkspace)
+        # What an earlier call could touch may have been freed since.
+        emulator.forget()
+        call.workspace.allow(emulator)
+        outputs = {"output": call.output, "indices": call.indices}
+        for name, output in outputs.items():
+            emulator.allow(output, name, defined=False)
+        real_launch(call)
+        for name, output in outputs.items():
+            if not library.all_defined(output.data_ptr(), output.nbytes):
+                emulator.findings[f"{name} not wholly written"] += 1
+
+    with (
+        mock.patch.object(pipeline, "Workspace", GuardedWorkspace),
+        mock.patch.object(pipeline, "launch", launch),
+        mock.patch.object(ops, "check_triton", return_value=None),
+        emulator,
+    ):
+        yield emulator
