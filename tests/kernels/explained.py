@@ -163,12 +163,12 @@ def product_errors(call: Call) -> tuple[float, float]:
     """What sums on tensor cores cost: of squared distances, relative to both norms; and of cosines.
 
     A tensor core adds at least 8 products of 16-bit numbers to a running sum at once, cuts every one of them off at
-    2**-24 of the largest, and then the sum to float32, towards zero: by at most 2**-23 of itself. Over the D / 8 steps
-    of a norm, whose running sum grows from 0 to |x|^2, that is at most D / 16 * 2**-23 * |x|^2 = D / 8 * 2**-24 * |x|^2;
-    with the channels split, each split has its share of the steps and of the sum. The inner product may be off as much,
-    the other way: together D / (4 * splits). What is cut off within a step, at most 18, is well within the rest of the
-    bound (87). Three TF32 products make a float32 one: their large parts come in a third of the steps, and the measured
-    error is below 10.
+    2**-24 of the largest, and then the sum to float32, towards zero: by at most 2**-23 of itself. The D / 8 steps of a
+    norm, whose running sum grows steadily to |x|^2, lose at most D / 16 * 2**-23 * |x|^2 = D / 8 * 2**-24 * |x|^2; with
+    the channels split, each split has its share of the steps and of the sum. The inner product may be off as much, the
+    other way: together D / (4 * splits). What is cut off within a step, at most 18, is well within the rest of the
+    bound (87). Three TF32 products make a float32 one: their large parts come in a third of the steps, and the
+    measured error is below 10.
     """
     if INTERPRETED or call.tokens.dtype == torch.float32:
         steps = 0.0
@@ -181,8 +181,8 @@ def product_errors(call: Call) -> tuple[float, float]:
 def check_call(call: Call, cu_frames: Tensor | None = None, *, cosine_margin: float | None = None) -> Explanation:
     """All stages of a finished call, of finite tokens and in one chunk, against the oracle.
 
-    `cu_frames` says where the videos lie, if not as the call itself was told; `cosine_margin`, how close cosines must be
-    for either to be chosen, if not as close as products are exact.
+    `cu_frames` says where the videos lie, if not as the call itself was told; `cosine_margin`, how close cosines must
+    be for either to be chosen, if not as close as products are exact.
     """
     explanation = explanation_of(call)
     distance_error, product_margin = product_errors(call)

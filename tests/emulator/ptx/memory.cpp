@@ -429,7 +429,7 @@ void land(Warp& warp, std::vector<AsyncCopy>& group) {
 }
 
 void check_converged(Warp& warp, const char* what) {
-  if (warp.active != warp.alive) report(std::string(what) + " in a diverged warp");
+  if (warp.executing != warp.alive) report(std::string(what) + " in a diverged warp");
 }
 
 Execute make_copy_control(Operands& operands) {

@@ -62,7 +62,7 @@ Execute make_control(Operands& operands, const Program& program) {
   if (opcode == "bar.sync" || opcode == "barrier.sync") {
     if (operands.size() != 1 || operands.text(0) != "0") operands.unsupported("barrier of a part of the block");
     return [](Warp& warp) {
-      if (warp.active != warp.alive) report("barrier in a diverged warp");
+      if (warp.executing != warp.alive) report("barrier in a diverged warp");
       warp.at_barrier = true;
     };
   }

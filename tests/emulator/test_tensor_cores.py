@@ -1,0 +1,121 @@
+"""Products of matrices, against exact fractions: by MMA-Sim's description, and by the ISA's layout of fragments."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from tests.emulator import small
+from tests.emulator.library import Options, TensorCores, has_compiler
+
+pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs g++")
+
+# Elements of a row, stored bytes, lowest exponent of a normal number.
+FORMATS = {"bf16": (16, 2, -126), "f16": (16, 2, -14), "tf32": (8, 4, -126)}
+
+
+def rounded(values: np.ndarray, kind: str) -> np.ndarray:
+    """float32 values that the format holds."""
+    if kind == "f16":
+        return values.astype(np.float16).astype(np.float32)
+    kept = {"bf16": 0xFFFF0000, "tf32": 0xFFFFE000}[kind]
+    return (values.astype(np.float32).view(np.uint32) & np.uint32(kept)).view(np.float32)
+
+
+def pack(values: np.ndarray, kind: str) -> np.ndarray:
+    """Registers of 32 bits from consecutive elements along the last axis."""
+    if kind == "tf32":
+        return values.view(np.uint32)
+    halves = values.astype(np.float16).view(np.uint16) if kind == "f16" else (values.view(np.uint32) >> 16)
+    halves = halves.astype(np.uint32)
+    return halves[..., 0::2] | halves[..., 1::2] << np.uint32(16)
+
+
+def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, kind: str, cores: TensorCores) -> np.ndarray:
+    """c + a @ b by one mma: a [16, K], b [K, 8], c [16, 8]."""
+    depth = FORMATS[kind][0]
+    lanes = np.arange(32)
+    g, t = lanes // 4, lanes % 4
+    packed_a, packed_b = pack(a, kind), pack(np.ascontiguousarray(b.T), kind)
+    registers = [packed_a[g + part % 2 * 8, t + part // 2 * 4] for part in range(4)]
+    registers += [packed_b[g, t + part * 4] for part in range(2)]
+    registers += [c[g + part // 2 * 8, 2 * t + part % 2].view(np.uint32) for part in range(4)]
+    memory = np.zeros((10, 32), dtype=np.uint64)
+    memory[:] = np.array(registers, dtype=np.uint64)
+    result = np.zeros((4, 32), dtype=np.uint64)
+    body = ["\tadd.s64 %d3, %d2, %d0;", "\tadd.s64 %d4, %d1, %d0;"]
+    body += [f"\tld.global.b32 %r{10 + n}, [%d3+{256 * n}];" for n in range(10)]
+    a_names, b_names, c_names = "%r10, %r11, %r12, %r13", "%r14, %r15", "%r16, %r17, %r18, %r19"
+    opcode = f"mma.sync.aligned.m16n8k{depth}.row.col.f32.{kind}.{kind}.f32"
+    body.append(f"\t{opcode} {{ %r1, %r2, %r3, %r4 }}, {{ {a_names} }}, {{ {b_names} }}, {{ {c_names} }};")
+    body += [f"\tst.global.b32 [%d4+{256 * n}], %r{1 + n};" for n in range(4)]
+    assert small.run("\n".join(body), [result, memory], options=Options(cores)) == {}
+    product = np.zeros((16, 8), dtype=np.float32)
+    for part in range(4):
+        product[g + part // 2 * 8, 2 * t + part % 2] = result[part].astype(np.uint32).view(np.float32)
+    return product
+
+
+def exponent(value: float, lowest: int) -> int:
+    """Of a number as a format stores it; 0 is stored with the lowest exponent of float32."""
+    return max(int(np.frexp(value)[1]) - 1, lowest) if value else -126
+
+
+def cut(value: Fraction, unit: Fraction) -> Fraction:
+    """Towards zero, to a multiple of `unit`."""
+    steps = abs(value) // unit * unit
+    return steps if value > 0 else -steps
+
+
+def aligned_sum(a: np.ndarray, b: np.ndarray, c: float, fraction_bits: int, lowest: int) -> float:
+    """Products and c cut off to so many bits below the largest exponent, added, and cut off to float32."""
+    exponents = [exponent(x, lowest) + exponent(y, lowest) for x, y in zip(a, b, strict=True)]
+    unit = Fraction(2) ** (max([*exponents, exponent(c, -126)]) - fraction_bits)
+    total = sum(cut(Fraction(float(x)) * Fraction(float(y)), unit) for x, y in zip(a, b, strict=True))
+    total += cut(Fraction(float(c)), unit)
+    if total == 0:
+        return 0.0
+    top = max(int(np.floor(np.log2(float(abs(total))))), -126)
+    # A logarithm near a power of two may be off by one.
+    top += (abs(total) >= Fraction(2) ** (top + 1)) - (top > -126 and abs(total) < Fraction(2) ** top)
+    return float(cut(total, Fraction(2) ** (top - 23)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 3e-20])
+@pytest.mark.parametrize("cores", [TensorCores.AMPERE, TensorCores.HOPPER])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_products_are_aligned_and_cut_off(kind: str, cores: TensorCores, scale: float) -> None:
+    depth, _, lowest = FORMATS[kind]
+    generator = np.random.default_rng(len(kind))
+    spread = np.exp2(generator.integers(-9, 3, (2, 16, depth)))
+    values = (generator.standard_normal((2, 16, depth)) * spread * scale).astype(np.float32)
+    a, b = rounded(values[0], kind), np.ascontiguousarray(rounded(values[1], kind)[:8].T)
+    a[0, :3] = 0
+    c = (generator.standard_normal((16, 8)) * scale**2).astype(np.float32)
+    expected = c.copy()
+    steps, bits = (2, 24) if cores is TensorCores.AMPERE else (1, 25)
+    for step in range(steps):
+        part = slice(step * depth // steps, (step + 1) * depth // steps)
+        for row in range(16):
+            for column in range(8):
+                expected[row, column] = aligned_sum(a[row, part], b[part, column], expected[row, column], bits, lowest)
+    found = multiply(a, b, c, kind, cores)
+    assert np.array_equal(found, expected)
+    exact = multiply(a, b, c, kind, TensorCores.EXACT)
+    reference = (c.astype(np.float64) + a.astype(np.float64) @ b.astype(np.float64)).astype(np.float32)
+    assert np.allclose(exact, reference, rtol=1e-6, atol=float(np.abs(reference).max()) * 1e-7)
+    if scale == 1.0:
+        assert not np.array_equal(found, exact), "hardware cuts off"
+
+
+@pytest.mark.parametrize("cores", [TensorCores.AMPERE, TensorCores.HOPPER])
+def test_nan_and_infinity_stay_in_their_row_and_column(cores: TensorCores) -> None:
+    a, b = np.ones((16, 16), dtype=np.float32), np.ones((16, 8), dtype=np.float32)
+    a[3, 5], b[9, 2], b[4, 6] = np.nan, np.inf, -np.inf
+    b[1, 6] = np.inf
+    found = multiply(a, b, np.zeros((16, 8), dtype=np.float32), "bf16", cores)
+    expected = np.full((16, 8), 16.0)
+    expected[:, 2], expected[:, 6], expected[3] = np.inf, np.nan, np.nan
+    assert np.array_equal(found, expected, equal_nan=True)
