@@ -16,7 +16,7 @@ from fastvid_kernels.kernels.launch import Call
 from tests.eager.test_any_input import any_call, check_any_input
 from tests.eager.test_parity import video
 from tests.kernels.explained import check_call, check_selection, explanation_of, own_distances, run_kernels
-from tests.stages import assert_same_bits, check_merged_rows
+from tests.stages import assert_same_bits, check_assignment, check_merged_rows
 
 pytestmark = pytest.mark.runs_kernels
 
@@ -87,6 +87,20 @@ def test_a_transition_that_is_not_finite_is_below_every_tau(tau: float) -> None:
 def test_constant_videos(value: float) -> None:
     tokens, attn = torch.full((5, 12, 7), value), torch.full((5, 12), value)
     check_hostile_call(tokens, attn, None, {"retention_ratio": 0.5})
+
+
+@pytest.mark.parametrize("scale", [2.0**-66, 2.0**-64, 2.0**60])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_tokens_join_the_most_similar_anchor_whatever_their_scale(dtype: torch.dtype, scale: float) -> None:
+    """Down to norms whose squares are subnormal: a root that takes those for 0 has everything join the first anchor."""
+    tokens, attn, features = video(8, 40, 64, dtype, seed=9)
+    squared_norms = (tokens.float() * scale).square().sum(-1)
+    assert (squared_norms.min() < torch.finfo(torch.float32).tiny) == (scale < 2.0**-65)
+    call = run_kernels(tokens * scale, attn, features, retention_ratio=0.3, dtm_ratio=0.5, **ONE_SEGMENT)
+    for record in explanation_of(call).anchor_frames:
+        assert len(record.joined_anchor.unique()) > 5
+        # A power of two changes no cosine; subnormal norms have lost some of their digits.
+        check_assignment(record, tokens, record.joined, cosine_margin=1e-4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

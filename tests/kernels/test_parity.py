@@ -180,6 +180,13 @@ def test_public_function_runs_the_kernels() -> None:
     assert_same_bits(pruned.tokens, call.output)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_full_width(dtype: torch.dtype) -> None:
+    """Sums over as many channels as a model has: what tensor cores lose in them shows here."""
+    tokens, attn, features = video(2, 196, 3584, dtype, seed=14)
+    check_call(run_kernels(tokens, attn, features, retention_ratio=0.1, min_segments=1, tau=-1.5))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("frames", "dtype", "given_features"),
