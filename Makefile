@@ -15,6 +15,10 @@ ifeq ($(shell command -v g++),)
 define interpreter_lane
 	$(INTERPRET) $(1)/python -m pytest $(PYTEST_FLAGS) -m "runs_kernels and $(2)" tests/kernels
 endef
+else
+define emulated_lane
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(1)
+endef
 endif
 
 .PHONY: help demo test test-slow test-lowest test-interpreter gpu lint bench kernel-report clean
@@ -53,6 +57,10 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m slow
 	$(call interpreter_lane,$(BIN),slow)
+	$(call emulated_lane,tests/kernels -m "runs_kernels and not slow" --emulate sm_90)
+	$(call emulated_lane,tests/kernels -m "runs_kernels and not slow" --order shuffled --approximate scattered)
+	$(call emulated_lane,tests/cuda --rehearse)
+	$(call emulated_lane,tests/cuda --rehearse --emulate sm_90)
 
 test-lowest: .venv-lowest/installed
 	$(LOWEST)/python -m pytest $(PYTEST_FLAGS)

@@ -3,7 +3,8 @@
     python -m benchmarks.kernel_report
 
 Writes `benchmarks/results/kernels.json`, against which the tests hold the kernels, and `kernels.txt`, the same for
-people. Nothing here ran on a GPU: registers, shared memory and instructions are the compiler's, occupancy is a bound.
+people; and `counts.txt`, what the compiled kernels move and do when they run emulated, where a C++ compiler is. Nothing
+here ran on a GPU: registers, shared memory and instructions are the compiler's, occupancy is a bound.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from rich.console import Console
 from rich.table import Table
 from triton.backends.nvidia.compiler import get_ptxas
 
+from benchmarks import counts
 from benchmarks.kernel_figures import BASELINE, Figures, Report, Row
 from benchmarks.offline import compile_for
 from benchmarks.situations import SITUATIONS, Situation
 from benchmarks.targets import TARGETS
+from tests.emulator.lane import can_emulate
 
 # By kernel and situation, in the order of the launches.
 Found = dict[tuple[str, Situation], Figures]
 _WIDTH = 170
+_COUNTED_FRAMES = 8
 
 
 def figures_on(target: str) -> Found:
@@ -153,6 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Console().print(table)
     with options.output.with_suffix(".txt").open("w") as file:
         Console(file=file, width=_WIDTH).print(table)
+    if can_emulate():
+        with options.output.with_name("counts.txt").open("w") as file:
+            for target in counts.ARCHITECTURES:
+                counts.show(Console(file=file, width=counts.WIDTH), target, frames=_COUNTED_FRAMES)
     return 0
 
 

@@ -1,10 +1,12 @@
-"""The kernels on a GPU: the interpreter's parity checks, and what only a device can show."""
+"""The kernels on a GPU: the parity checks of the emulated lane, and what only a device can show.
+
+`--rehearse` runs those that are not marked `device_only` without a GPU, emulated: `conftest.py` beside this file.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +22,7 @@ pytest.importorskip("triton")
 import fastvid_kernels
 from benchmarks.agreement import agreement
 from benchmarks.videos import PRESETS, preset_video
-from fastvid_kernels.kernels.launch import Call, Workspace
+from fastvid_kernels.kernels.launch import Call
 from tests.eager.test_parity import RAGGED, SHAPES, ragged_batch, strided_views, video
 from tests.golden import case_names, load_case
 from tests.kernels.explained import check_call, explanation_of, run_kernels
@@ -28,15 +30,15 @@ from tests.kernels.test_parity import LARGER_SHAPES, NEAR_TIES, near_ties
 from tests.stages import assert_same_bits
 from tests.test_validation import HOSTILE_CU_FRAMES
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter replaces the compiler"),
-]
+pytestmark = pytest.mark.cuda
+device_only = pytest.mark.device_only
 
 DEVICE = "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 REPEATS = 100
+FILM_FRAMES = 32
+FULL_WIDTH_FRAMES = 8
+FEW_SEGMENTS = {"retention_ratio": 0.4, "min_segments": 2}
 STAGES = ("frame", "plan", "gram", "density", "delta", "select", "assign", "emit")
 
 
@@ -55,7 +57,7 @@ def run_on_device(
 
 
 def on_host(call: Call) -> Call:
-    workspace = Workspace(call.shapes, torch.device("cpu"))
+    workspace = type(call.workspace)(call.shapes, torch.device("cpu"))
     workspace._bytes.copy_(call.workspace._bytes)
     inputs = {name: getattr(call, name) for name in ("tokens", "attn", "frame_features", "cu_frames")}
     return replace(
@@ -85,7 +87,7 @@ def assert_same(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> N
 
 def film(seed: int, preset: str = "many cuts", dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor, Tensor]:
     """A video of LLaVA-OneVision's size, on the device."""
-    return preset_video(preset, 32, 196, 3584, seed=seed, dtype=dtype, device=DEVICE)
+    return preset_video(preset, FILM_FRAMES, 196, 3584, seed=seed, dtype=dtype, device=DEVICE)
 
 
 @contextmanager
@@ -156,7 +158,7 @@ def test_equal_tokens_in_different_tiles_stay_in_order(dtype: torch.dtype) -> No
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("n", [169, 196])
 def test_every_stage_at_full_width_matches_the_oracle(n: int, dtype: torch.dtype) -> None:
-    tokens, attn, features = video(8, n, 3584, dtype, seed=n)
+    tokens, attn, features = video(FULL_WIDTH_FRAMES, n, 3584, dtype, seed=n)
     check_on_device(tokens, attn, features, min_segments=2, tau=-1.5)
 
 
@@ -166,15 +168,22 @@ def test_ragged_batch_matches_the_oracle(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("hostile", "videos"), HOSTILE_CU_FRAMES)
-def test_hostile_cu_frames_are_clamped_by_both_backends(hostile: list[int], videos: list[int]) -> None:
+def test_hostile_cu_frames_are_clamped(hostile: list[int], videos: list[int]) -> None:
     inputs = video(12, 10, 8, torch.float32, seed=12)
     cu_frames = torch.tensor(hostile, dtype=torch.int32)
-    hyperparameters = {"retention_ratio": 0.4, "min_segments": 2}
-    call = run_on_device(*inputs, cu_frames, **hyperparameters)
+    call = run_on_device(*inputs, cu_frames, **FEW_SEGMENTS)
     check_call(call, cu_frames=torch.tensor(videos, dtype=torch.int32))
-    on_device = [one.to(DEVICE) for one in (*inputs, cu_frames)]
-    _, indices = torch.ops.fastvid.prune_eager(*on_device, **hyperparameters)
-    assert torch.equal(indices.cpu(), call.indices)
+
+
+@device_only
+@pytest.mark.parametrize(("hostile", "videos"), HOSTILE_CU_FRAMES)
+def test_both_backends_read_hostile_cu_frames_alike(hostile: list[int], videos: list[int]) -> None:
+    """On the CPU they are refused."""
+    cu_frames = torch.tensor(hostile, dtype=torch.int32)
+    on_device = [one.to(DEVICE) for one in (*video(12, 10, 8, torch.float32, seed=12), cu_frames)]
+    _, ours = torch.ops.fastvid.prune_triton(*on_device, **FEW_SEGMENTS)
+    _, theirs = torch.ops.fastvid.prune_eager(*on_device, **FEW_SEGMENTS)
+    assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", NEAR_TIES)
@@ -237,14 +246,15 @@ def test_repeats_give_the_same_bits(given_features: bool) -> None:
 
 def test_a_video_alone_or_in_company_gives_the_same_bits() -> None:
     videos = [film(seed, preset) for seed, preset in enumerate(PRESETS)]
-    cu_frames = torch.arange(len(videos) + 1, dtype=torch.int32, device=DEVICE) * 32
+    cu_frames = torch.arange(len(videos) + 1, dtype=torch.int32, device=DEVICE) * FILM_FRAMES
     tokens, indices = prune(*(torch.cat(parts) for parts in zip(*videos, strict=True)), cu_frames)
     for number, one in enumerate(videos):
         alone = prune(*one)
         rows = slice(number * len(alone[1]), (number + 1) * len(alone[1]))
-        assert_same((tokens[rows], indices[rows] - number * 32 * 196), alone)
+        assert_same((tokens[rows], indices[rows] - number * FILM_FRAMES * 196), alone)
 
 
+@device_only
 @pytest.mark.parametrize("given_features", [True, False], ids=["features", "mean features"])
 @pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "one video"])
 def test_the_host_never_waits(given_features: bool, ragged: bool) -> None:
@@ -257,6 +267,7 @@ def test_the_host_never_waits(given_features: bool, ragged: bool) -> None:
     assert_same(pruned, expected)
 
 
+@device_only
 def test_the_host_does_not_wait_for_a_dense_batch_either() -> None:
     batch = [part.unflatten(0, (2, 16)) for part in film(3)]
     expected = fastvid_kernels.prune(*batch)
@@ -265,6 +276,7 @@ def test_the_host_does_not_wait_for_a_dense_batch_either() -> None:
     assert_same(pruned, expected)
 
 
+@device_only
 def test_a_wait_is_noticed() -> None:
     with no_synchronisation(), pytest.raises(RuntimeError, match="synchroniz"):
         torch.ones(1, device=DEVICE).item()
@@ -281,6 +293,7 @@ def device_work(run: Callable[[], object], trace: Path) -> list[str]:
     return [event["name"] for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
 
 
+@device_only
 def test_a_call_is_eight_kernels_on_the_device(tmp_path: Path) -> None:
     inputs = film(4)
     prune(*inputs)
@@ -292,6 +305,7 @@ def test_a_call_is_eight_kernels_on_the_device(tmp_path: Path) -> None:
     assert sorted(found) == sorted(f"{stage}_kernel" for stage in STAGES)
 
 
+@device_only
 @pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "one video"])
 def test_a_graph_replays_on_new_inputs(ragged: bool) -> None:
     kinds = ["many cuts", "few cuts", "one static shot"]
@@ -316,6 +330,7 @@ def test_a_graph_replays_on_new_inputs(ragged: bool) -> None:
         assert_same(replayed, expected[chosen])
 
 
+@device_only
 def test_any_stream() -> None:
     """The work is queued on the caller's stream: it sees inputs that this stream is still about to write."""
     inputs = film(5)
@@ -332,6 +347,7 @@ def test_any_stream() -> None:
     assert_same(pruned, expected)
 
 
+@device_only
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_a_device_that_is_not_current() -> None:
     inputs = film(6)

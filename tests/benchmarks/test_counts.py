@@ -1,0 +1,54 @@
+"""The model of the kernels' time against what their compiled code does, counted in emulation.
+
+Margins: matrix operations are equal; of each stage that moves megabytes, the bytes it touches are within 10 % of the
+model's, and those it asks for between the model's and twice as many, since padding asks for rows once more; what the
+model leaves out, tables of a few bytes a token, is less than a twentieth of a call.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton")
+
+from benchmarks import counts
+from benchmarks.counts import StageCount, count_call
+from tests.emulator.lane import can_emulate
+
+pytestmark = pytest.mark.skipif(not can_emulate(), reason="needs g++, and kernels that are compiled")
+
+HEAVY = ("gram", "density", "delta", "assign", "emit")
+CASES = [
+    pytest.param("sm_80", 8, 6, id="sm_80, many segments"),
+    pytest.param("sm_80", 8, 1, id="sm_80, one segment"),
+    pytest.param("sm_90", 8, 1, id="sm_90, one segment"),
+]
+
+
+def counted(target: str, frames: int, segments: int) -> dict[str, StageCount]:
+    return {one.work.stage: one for one in count_call((frames, 196, 1024), min_segments=segments, target=target)}
+
+
+@pytest.mark.parametrize(("target", "frames", "segments"), CASES)
+def test_the_model_is_of_the_code_that_ships(target: str, frames: int, segments: int) -> None:
+    stages = counted(target, frames, segments)
+    for name in HEAVY:
+        one = stages[name]
+        assert one.flops == one.work.matrix_flops, name
+        assert one.distinct_bytes == pytest.approx(one.modelled_distinct_bytes, rel=0.1), name
+        assert one.work.requested_bytes <= one.asked_bytes <= 2 * one.work.requested_bytes, name
+    light = sum(one.asked_bytes for name, one in stages.items() if name not in HEAVY)
+    assert light < sum(one.asked_bytes for one in stages.values()) / 20
+    assert stages["gram"].bank_conflicts == 0
+
+
+def test_a_model_of_other_code_is_noticed() -> None:
+    """Of a video cut otherwise: its numbers are not those of this run."""
+    here, elsewhere = counted("sm_80", 8, 1), counted("sm_80", 8, 6)
+    assert here["emit"].asked_bytes > 1.2 * elsewhere["emit"].asked_bytes
+    assert here["emit"].work.requested_bytes > 1.2 * elsewhere["emit"].work.requested_bytes
+
+
+def test_the_table_has_a_row_for_each_stage() -> None:
+    stages = counted("sm_80", 8, 6)
+    assert counts.as_table("counted", list(stages.values())).row_count == 8

@@ -1,0 +1,44 @@
+"""Where the tests that need CUDA run: on a device, or, with `--rehearse`, emulated on CPU tensors.
+
+A rehearsal runs them as they are, on fewer frames where they are as wide as a model's, and fewer times where they
+repeat themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+import torch
+
+from fastvid_kernels import ops
+from tests.emulator.lane import INTERPRETED, MARKER, can_emulate
+
+REHEARSED = {"DEVICE": "cpu", "FILM_FRAMES": 2, "FULL_WIDTH_FRAMES": 2, "REPEATS": 1}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("cuda") is None:
+            continue
+        if config.option.rehearse:
+            if item.get_closest_marker("device_only") is not None:
+                item.add_marker(pytest.mark.skip(reason="needs a device's streams, graphs or counters"))
+            else:
+                item.add_marker(MARKER)
+        elif not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        elif INTERPRETED:
+            item.add_marker(pytest.mark.skip(reason="the interpreter replaces the compiler"))
+
+
+@pytest.fixture(autouse=True)
+def rehearsal(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With `--rehearse`: the device is the CPU, on which the operator takes the kernels."""
+    if not request.config.option.rehearse or not can_emulate():
+        yield
+        return
+    with mock.patch.multiple(request.module, **REHEARSED), mock.patch.object(ops, "backend_for", return_value="triton"):
+        yield
