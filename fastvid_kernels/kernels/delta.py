@@ -21,7 +21,7 @@ def delta_kernel(
     segment_end_ptr,
     first_frame,
     N,
-    D,
+    inverse_d,
     K,
     context_millionths,
     interval,
@@ -45,17 +45,17 @@ def delta_kernel(
     j = tl.arange(0, BLOCK_N)
     frame = t.to(tl.int64) * PADDED
     matrix_ptr = gram_ptr + tl.program_id(0).to(tl.int64) * SPLITS * PADDED * PADDED
+    distance = squared_distances(matrix_ptr, i, j, N, PADDED, SPLITS)
     is_candidate_i = tl.load(rank_ptr + frame + i, mask=i < N, other=0) >= n_salient
     is_candidate_j = tl.load(rank_ptr + frame + j, mask=j < N, other=0) >= n_salient
     s_i = tl.load(s_ptr + frame + i, mask=i < N, other=0.0)
     s_j = tl.load(s_ptr + frame + j, mask=j < N, other=0.0)
-    distance = squared_distances(matrix_ptr, i, j, N, PADDED, SPLITS)
     # Equal tokens are equally dense; a float32 product made of TF32 ones is not symmetric, and may deny it.
     is_tie = (s_j[None, :] == s_i[:, None]) | (distance == 0)
     denser = tl.where(is_tie, j[None, :] < i[:, None], s_j[None, :] < s_i[:, None])
     denser = denser & (is_candidate_j & (j < N))[None, :]
     squared_delta = tl.min(tl.where(denser, distance, float("inf")), axis=1)
-    score = 0.5 * tl.log(tl.div_rn(squared_delta, tl.full([], D, tl.float32))) - s_i
+    score = 0.5 * tl.log(squared_delta * tl.full([], inverse_d, tl.float32)) - s_i
     score = tl.where(score == score, score, float("-inf"))
     key = tl.where(is_candidate_i, float_key(score), LOWEST_KEY)
     tl.store(key_ptr + frame + i, key, mask=i < N)
@@ -70,7 +70,7 @@ def launch_delta(call: Call, first_frame: int, frames: int) -> None:
         s_ptr=call.workspace["s"],
         key_ptr=call.workspace["key"],
         first_frame=first_frame,
-        D=shapes.channels,
+        inverse_d=1.0 / shapes.channels,
         PADDED=shapes.padded,
         SPLITS=shapes.gram_splits,
         ROWS=shapes.candidate_rows,

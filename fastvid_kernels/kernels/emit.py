@@ -15,7 +15,6 @@ from fastvid_kernels.kernels.select import SALIENT
 
 # Room for the sum of as many tokens as a segment can hold.
 HEADROOM = tl.constexpr(2.0**-24)
-_INVERSE_HEADROOM = tl.constexpr(2.0**24)
 
 
 @triton.jit
@@ -134,18 +133,16 @@ def emit_kernel(
                 one_hot = (slot[:, None] == joined[None, :]).to(tl.float32).to(x.dtype)
                 total = product(one_hot, x, total, PRECISION, UPCAST)
         scale = tl.full([], 1.0, tl.float32)
-        inverse_scale = scale
         if tl.min(is_finite(total).to(tl.int32)) == 0:
             # Some token is not finite, or a sum of finite ones is not: add up again, token by token, with room.
             scale = tl.full([], HEADROOM, tl.float32)
-            inverse_scale = tl.full([], _INVERSE_HEADROOM, tl.float32)
             total = _sum_one_by_one(
                 x_ptr, nearest_ptr, start, end, ordinal, ordinals, stride_t, stride_n, N, slot, offset, inside, PADDED,
                 BLOCK_SLOTS, BLOCK_D,
             )  # fmt: skip
         count = tl.load(count_ptr + slots + slot, mask=exists, other=0)
-        weight = tl.maximum(beta, tl.div_rn(1.0, (count + 1).to(tl.float32)))[:, None]
-        mean_share = tl.div_rn(1.0 - weight, tl.maximum(count, 1).to(tl.float32)[:, None])
+        weight = tl.maximum(beta, 1.0 / (count + 1).to(tl.float32))[:, None]
+        mean_share = (1.0 - weight) / tl.maximum(count, 1).to(tl.float32)[:, None]
         anchor = tl.load(anchor_ptr + slots + slot, mask=exists, other=0).to(tl.int64)
         mask = (exists & (count > 0))[:, None] & inside[None, :]
         own = tl.load(frame_ptr + (anchor * stride_n)[:, None] + offset[None, :], mask=mask, other=0.0)
@@ -154,7 +151,7 @@ def emit_kernel(
         # Rounding may carry a mean of the largest numbers beyond them.
         limit = tl.full([], largest, tl.float32) * scale
         bounded = tl.where(merged > limit, limit, tl.where(merged < -limit, -limit, merged))
-        merged = tl.where(is_finite(own) & is_finite(total), bounded, merged) * inverse_scale
+        merged = tl.where(is_finite(own) & is_finite(total), bounded, merged) / scale
         row = tl.load(anchor_row_ptr + slots + slot, mask=exists, other=0)
         output_rows = output_ptr + (rows_before + row)[:, None] * D + channel[None, :]
         tl.store(output_rows, merged.to(output_ptr.dtype.element_ty), mask=mask)

@@ -27,8 +27,10 @@ from benchmarks.situations import CORE, Situation
 
 KERNELS = Path(fastvid_kernels.kernels.__file__).parent
 SITUATIONS = [CORE[0], Situation(64, 169, dtype="fp32", features=False), Situation(32, 196, dtype="fp16")]
-# The logarithm is libdevice's, and has fused products by its own design; its result is only compared.
+# The logarithm is libdevice's, and has fused products by its own design.
 HAS_LOGARITHM = "delta_kernel"
+# Its quotients are rounded to the tokens' dtype, and compared with nothing.
+DIVIDES_APPROXIMATELY = "emit_kernel"
 
 
 def differences_of_one(source: str) -> list[str]:
@@ -81,7 +83,7 @@ def test_ptx_has_no_fused_product_and_no_approximation(situation: Situation, tar
         ptx = compile_for(launch, target).code["ptx"]
         assert fused_differences(ptx) == [], launch.name
         approximate = set(re.findall(r"\b\w+\.(?:approx|full)\S*", ptx))
-        assert not approximate, launch.name
+        assert approximate <= ({"div.full.f32"} if launch.name == DIVIDES_APPROXIMATELY else set()), launch.name
         if launch.name != HAS_LOGARITHM:
             assert set(re.findall(r"\b\S+\.ftz\S*|\bfma\.\S+", ptx)) == set(), launch.name
 
