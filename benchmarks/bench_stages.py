@@ -29,21 +29,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def kernel_stages(case: Case, inputs: Inputs) -> dict[str, Callable[[], object]]:
     """Launches of a call that has run: each works on what the ones before it left in the scratch."""
-    from fastvid_kernels.kernels import assign, delta, density, emit, frame, gram, pipeline, plan, select
+    from fastvid_kernels.kernels import pipeline
 
     call = pipeline.prepare(*inputs, case.config)
     pipeline.launch(call)
-    frames = call.shapes.frames
-    return {
-        "frame": lambda: frame.launch_frame(call),
-        "plan": lambda: plan.launch_plan(call),
-        "gram": lambda: gram.launch_gram(call, 0, frames),
-        "density": lambda: density.launch_density(call, 0, frames),
-        "delta": lambda: delta.launch_delta(call, 0, frames),
-        "select": lambda: select.launch_select(call, 0, frames),
-        "assign": lambda: assign.launch_assign(call),
-        "emit": lambda: emit.launch_emit(call),
-    }
+    return {step.name: lambda step=step: step.run(call.arrays()) for step in call.recipe.steps}
 
 
 def eager_stages(case: Case, inputs: Inputs) -> dict[str, Callable[[], object]]:

@@ -102,7 +102,13 @@ def specialise(launch: Launch, target: str) -> Specialisation:
         value = launch.arguments[parameter.name]
         kind, key = "constexpr", value
         if not parameter.is_constexpr:
-            kind, key = native_specialize_impl(backend, value, False, True, True)
+            kind, key = native_specialize_impl(
+                backend,
+                value,
+                False,
+                not parameter.do_not_specialize,
+                not parameter.do_not_specialize_on_alignment,
+            )
         signature[parameter.name] = kind
         if kind == "constexpr":
             constants[(position,)] = value

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NoReturn
 
 import torch
@@ -70,6 +70,12 @@ def _prune_triton(
 _BACKENDS = {"eager": _prune_eager, "triton": _prune_triton}
 
 
+# By type too: True is no 1.0.
+@lru_cache(maxsize=256, typed=True)
+def _config(*hyperparameters: Any, **named: Any) -> PruneConfig:
+    return PruneConfig(*hyperparameters, **named)
+
+
 def _implementation(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]:
     """The operator as computed by one backend, or by the best for the tensors' device if that is None."""
 
@@ -81,7 +87,7 @@ def _implementation(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]
         *hyperparameters: Any,
         **named: Any,
     ) -> tuple[Tensor, Tensor]:
-        config = PruneConfig(*hyperparameters, **named)
+        config = _config(*hyperparameters, **named)
         check_inputs(tokens, attn, frame_features, cu_frames, config)
         chosen = backend or backend_for(tokens.device, *tokens.shape[:2])
         return _BACKENDS[chosen](tokens, attn, frame_features, cu_frames, config)

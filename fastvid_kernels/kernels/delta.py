@@ -7,11 +7,20 @@ import triton.language as tl
 
 from fastvid_kernels.kernels.floats import LOWEST_KEY, float_key
 from fastvid_kernels.kernels.gram import squared_distances
-from fastvid_kernels.kernels.launch import OPTIONS, Call
+from fastvid_kernels.kernels.launch import (
+    BUDGET_ARGUMENTS,
+    OPTIONS,
+    ROW_VECTOR,
+    SEGMENT_ARRAYS,
+    Request,
+    Shapes,
+    Step,
+    budget_arguments,
+)
 from fastvid_kernels.kernels.plan import segment_budget
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*BUDGET_ARGUMENTS, "row_vectors", "first_frame"])
 def delta_kernel(
     gram_ptr,
     rank_ptr,
@@ -25,7 +34,7 @@ def delta_kernel(
     K,
     context_millionths,
     interval,
-    PADDED: tl.constexpr,
+    row_vectors,
     SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -35,6 +44,7 @@ def delta_kernel(
     The densest candidate gets +inf where SPEC has the largest distance of the frame. That changes no selection: any
     other delta is at most the distance to the densest, whose score is the highest, and ties fall to it, by either.
     """
+    padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
     start = tl.load(segment_start_ptr + t)
     end = tl.load(segment_end_ptr + t)
@@ -43,9 +53,9 @@ def delta_kernel(
         return
     i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, BLOCK_N)
-    frame = t.to(tl.int64) * PADDED
-    matrix_ptr = gram_ptr + tl.program_id(0).to(tl.int64) * SPLITS * PADDED * PADDED
-    distance = squared_distances(matrix_ptr, i, j, N, PADDED, SPLITS)
+    frame = t.to(tl.int64) * padded
+    matrix_ptr = gram_ptr + tl.program_id(0).to(tl.int64) * SPLITS * padded * padded
+    distance = squared_distances(matrix_ptr, i, j, N, padded, SPLITS)
     is_candidate_i = tl.load(rank_ptr + frame + i, mask=i < N, other=0) >= n_salient
     is_candidate_j = tl.load(rank_ptr + frame + j, mask=j < N, other=0) >= n_salient
     s_i = tl.load(s_ptr + frame + i, mask=i < N, other=0.0)
@@ -61,20 +71,20 @@ def delta_kernel(
     tl.store(key_ptr + frame + i, key, mask=i < N)
 
 
-def launch_delta(call: Call, first_frame: int, frames: int) -> None:
+def delta_step(request: Request, shapes: Shapes, first_frame: int, frames: int) -> Step:
     """Grid: frames x tiles of tokens."""
-    shapes = call.shapes
-    delta_kernel[frames, -(-shapes.tokens_per_frame // shapes.candidate_rows)](
-        gram_ptr=call.workspace["gram"],
-        rank_ptr=call.workspace["rank"],
-        s_ptr=call.workspace["s"],
-        key_ptr=call.workspace["key"],
-        first_frame=first_frame,
-        inverse_d=1.0 / shapes.channels,
-        PADDED=shapes.padded,
-        SPLITS=shapes.gram_splits,
-        ROWS=shapes.candidate_rows,
-        BLOCK_N=shapes.block_n,
-        **OPTIONS,
-        **call.plan,
+    return Step(
+        delta_kernel,
+        grid=(frames, -(-shapes.tokens_per_frame // shapes.candidate_rows)),
+        arrays={"gram_ptr": "gram", "rank_ptr": "rank", "s_ptr": "s", "key_ptr": "key", **SEGMENT_ARRAYS},
+        constants={
+            "first_frame": first_frame,
+            "inverse_d": 1.0 / shapes.channels,
+            "row_vectors": shapes.row_vectors,
+            "SPLITS": shapes.gram_splits,
+            "ROWS": shapes.candidate_rows,
+            "BLOCK_N": shapes.block_n,
+            **budget_arguments(request, shapes),
+            **OPTIONS,
+        },
     )

@@ -6,11 +6,20 @@ import triton
 import triton.language as tl
 
 from fastvid_kernels.kernels.gram import squared_distances
-from fastvid_kernels.kernels.launch import OPTIONS, Call
+from fastvid_kernels.kernels.launch import (
+    BUDGET_ARGUMENTS,
+    OPTIONS,
+    ROW_VECTOR,
+    SEGMENT_ARRAYS,
+    Request,
+    Shapes,
+    Step,
+    budget_arguments,
+)
 from fastvid_kernels.kernels.plan import segment_budget
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*BUDGET_ARGUMENTS, "row_vectors", "first_frame", "num_neighbors"])
 def density_kernel(
     gram_ptr,
     rank_ptr,
@@ -24,12 +33,13 @@ def density_kernel(
     context_millionths,
     interval,
     num_neighbors,
-    PADDED: tl.constexpr,
+    row_vectors,
     SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """Mean of the `num_neighbors` smallest squared distances, over D, for ROWS tokens of an anchor frame."""
+    padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
     start = tl.load(segment_start_ptr + t)
     end = tl.load(segment_end_ptr + t)
@@ -38,10 +48,11 @@ def density_kernel(
         return
     i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, BLOCK_N)
-    matrix_ptr = gram_ptr + tl.program_id(0).to(tl.int64) * SPLITS * PADDED * PADDED
-    is_candidate = tl.load(rank_ptr + t.to(tl.int64) * PADDED + j, mask=j < N, other=0) >= n_salient
-    distance = squared_distances(matrix_ptr, i, j, N, PADDED, SPLITS)
-    distance = tl.where((is_candidate & (j < N))[None, :], distance, float("inf"))
+    matrix_ptr = gram_ptr + tl.program_id(0).to(tl.int64) * SPLITS * padded * padded
+    rank = tl.load(rank_ptr + t.to(tl.int64) * padded + j, mask=j < padded, other=0)
+    is_candidate = tl.where(j < N, rank, -1) >= n_salient
+    distance = squared_distances(matrix_ptr, i, j, N, padded, SPLITS)
+    distance = tl.where(is_candidate[None, :], distance, float("inf"))
     neighbors = tl.minimum(num_neighbors, N - n_salient)
     total = tl.zeros([ROWS], tl.float32)
     for _ in range(0, neighbors):
@@ -50,23 +61,24 @@ def density_kernel(
         distance = tl.where(j[None, :] == first[:, None], float("inf"), distance)
         total += nearest
     s = tl.div_rn(total, (neighbors * D).to(tl.float32))
-    tl.store(s_ptr + t.to(tl.int64) * PADDED + i, s, mask=i < N)
+    tl.store(s_ptr + t.to(tl.int64) * padded + i, s, mask=i < N)
 
 
-def launch_density(call: Call, first_frame: int, frames: int) -> None:
+def density_step(request: Request, shapes: Shapes, first_frame: int, frames: int) -> Step:
     """Grid: frames x tiles of tokens."""
-    shapes = call.shapes
-    density_kernel[frames, -(-shapes.tokens_per_frame // shapes.candidate_rows)](
-        gram_ptr=call.workspace["gram"],
-        rank_ptr=call.workspace["rank"],
-        s_ptr=call.workspace["s"],
-        first_frame=first_frame,
-        D=shapes.channels,
-        num_neighbors=min(call.config.num_neighbors, shapes.tokens_per_frame),
-        PADDED=shapes.padded,
-        SPLITS=shapes.gram_splits,
-        ROWS=shapes.candidate_rows,
-        BLOCK_N=shapes.block_n,
-        **OPTIONS,
-        **call.plan,
+    return Step(
+        density_kernel,
+        grid=(frames, -(-shapes.tokens_per_frame // shapes.candidate_rows)),
+        arrays={"gram_ptr": "gram", "rank_ptr": "rank", "s_ptr": "s", **SEGMENT_ARRAYS},
+        constants={
+            "first_frame": first_frame,
+            "D": shapes.channels,
+            "num_neighbors": min(request.config.num_neighbors, shapes.tokens_per_frame),
+            "row_vectors": shapes.row_vectors,
+            "SPLITS": shapes.gram_splits,
+            "ROWS": shapes.candidate_rows,
+            "BLOCK_N": shapes.block_n,
+            **budget_arguments(request, shapes),
+            **OPTIONS,
+        },
     )

@@ -9,7 +9,16 @@ import triton.language as tl
 
 from fastvid_kernels.kernels.floats import is_finite
 from fastvid_kernels.kernels.gram import product
-from fastvid_kernels.kernels.launch import OPTIONS, Call
+from fastvid_kernels.kernels.launch import (
+    BUDGET_ARGUMENTS,
+    OPTIONS,
+    ROW_VECTOR,
+    SEGMENT_ARRAYS,
+    Request,
+    Shapes,
+    Step,
+    budget_arguments,
+)
 from fastvid_kernels.kernels.plan import segment_budget
 from fastvid_kernels.kernels.select import SALIENT
 
@@ -31,7 +40,7 @@ def _sum_one_by_one(
     slot,
     offset,
     inside,
-    PADDED: tl.constexpr,
+    padded,
     BLOCK_SLOTS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -39,7 +48,7 @@ def _sum_one_by_one(
     total = tl.zeros([BLOCK_SLOTS, BLOCK_D], tl.float32)
     for frame in range(0, end - start):
         u = (start + frame).to(tl.int64)
-        cell = (u * ordinals + ordinal) * PADDED
+        cell = (u * ordinals + ordinal) * padded
         for i in range(0, N):
             joined = tl.load(nearest_ptr + cell + i).to(tl.int32)
             row_ptr = x_ptr + u * stride_t + tl.full([], i, tl.int64) * stride_n
@@ -49,7 +58,7 @@ def _sum_one_by_one(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*BUDGET_ARGUMENTS, "row_vectors", "slots_per_frame", "first_ordinal", "ordinals", "T"])
 def emit_kernel(
     x_ptr,
     output_ptr,
@@ -75,8 +84,8 @@ def emit_kernel(
     beta,
     largest,
     BETA_IS_ONE: tl.constexpr,
-    PADDED: tl.constexpr,
-    SLOTS: tl.constexpr,
+    row_vectors,
+    slots_per_frame,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
@@ -88,6 +97,7 @@ def emit_kernel(
 
     The last frames go first: they are still in cache.
     """
+    padded = row_vectors * ROW_VECTOR
     t = T - 1 - tl.program_id(0)
     start = tl.load(segment_start_ptr + t)
     end = tl.load(segment_end_ptr + t)
@@ -100,13 +110,13 @@ def emit_kernel(
     inside = channel < D
     offset = channel.to(tl.int64) * stride_d
     frame_ptr = x_ptr + t.to(tl.int64) * stride_t
-    slots = t.to(tl.int64) * SLOTS
+    slots = t.to(tl.int64) * slots_per_frame
 
     for first in range(0, n_salient + n_context, BLOCK_ROWS):
         row = first + tl.arange(0, BLOCK_ROWS)
         exists = row < n_salient + n_context
         i = tl.load(indices_ptr + rows_before + row, mask=exists, other=0) - t.to(tl.int64) * N
-        state = tl.load(state_ptr + t.to(tl.int64) * PADDED + i, mask=exists, other=SALIENT).to(tl.int32)
+        state = tl.load(state_ptr + t.to(tl.int64) * padded + i, mask=exists, other=SALIENT).to(tl.int32)
         count = tl.load(count_ptr + slots + state - 1, mask=exists & (state > 0), other=0)
         is_copy = exists & (count == 0)
         if BETA_IS_ONE:
@@ -123,7 +133,7 @@ def emit_kernel(
         total = tl.zeros([BLOCK_SLOTS, BLOCK_D], tl.float32)
         for frame in range(0, end - start):
             u = (start + frame).to(tl.int64)
-            cell = (u * ordinals + ordinal) * PADDED
+            cell = (u * ordinals + ordinal) * padded
             for first in range(0, N, BLOCK_TOKENS):
                 token = first + tl.arange(0, BLOCK_TOKENS)
                 joined = tl.load(nearest_ptr + cell + token, mask=token < N, other=-1).to(tl.int32)
@@ -137,7 +147,7 @@ def emit_kernel(
             # Some token is not finite, or a sum of finite ones is not: add up again, token by token, with room.
             scale = tl.full([], HEADROOM, tl.float32)
             total = _sum_one_by_one(
-                x_ptr, nearest_ptr, start, end, ordinal, ordinals, stride_t, stride_n, N, slot, offset, inside, PADDED,
+                x_ptr, nearest_ptr, start, end, ordinal, ordinals, stride_t, stride_n, N, slot, offset, inside, padded,
                 BLOCK_SLOTS, BLOCK_D,
             )  # fmt: skip
         count = tl.load(count_ptr + slots + slot, mask=exists, other=0)
@@ -157,35 +167,41 @@ def emit_kernel(
         tl.store(output_rows, merged.to(output_ptr.dtype.element_ty), mask=mask)
 
 
-def launch_emit(call: Call, first_ordinal: int) -> None:
+def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
     """Grid: frames x blocks of channels."""
-    shapes, workspace = call.shapes, call.workspace
-    block_d = 2 * call.depth
-    emit_kernel[shapes.frames, -(-shapes.channels // block_d)](
-        x_ptr=call.tokens,
-        output_ptr=call.output,
-        indices_ptr=call.indices,
-        state_ptr=workspace["state"],
-        anchor_ptr=workspace["anchor"],
-        anchor_row_ptr=workspace["anchor_row"],
-        count_ptr=workspace["count"],
-        nearest_ptr=workspace["nearest"],
-        T=shapes.frames,
-        D=shapes.channels,
-        first_ordinal=first_ordinal,
-        ordinals=shapes.ordinals_per_chunk,
-        beta=float(call.config.beta),
-        BETA_IS_ONE=bool(np.float32(call.config.beta) == 1),
-        largest=torch.finfo(call.tokens.dtype).max,
-        PADDED=shapes.padded,
-        SLOTS=shapes.slots,
-        BLOCK_ROWS=16,
-        BLOCK_SLOTS=32,
-        BLOCK_TOKENS=32,
-        BLOCK_D=block_d,
-        **OPTIONS,
-        num_stages=call.stages,
-        **call.strides,
-        **call.plan,
-        **call.arithmetic,
+    block_d = 2 * request.depth
+    return Step(
+        emit_kernel,
+        grid=(shapes.frames, -(-shapes.channels // block_d)),
+        arrays={
+            "x_ptr": "tokens",
+            "output_ptr": "output",
+            "indices_ptr": "indices",
+            "state_ptr": "state",
+            "anchor_ptr": "anchor",
+            "anchor_row_ptr": "anchor_row",
+            "count_ptr": "count",
+            "nearest_ptr": "nearest",
+            **SEGMENT_ARRAYS,
+        },
+        constants={
+            "T": shapes.frames,
+            "D": shapes.channels,
+            "first_ordinal": first_ordinal,
+            "ordinals": shapes.ordinals_per_chunk,
+            "beta": float(request.config.beta),
+            "BETA_IS_ONE": bool(np.float32(request.config.beta) == 1),
+            "largest": torch.finfo(request.dtype).max,
+            "row_vectors": shapes.row_vectors,
+            "slots_per_frame": shapes.slots,
+            "BLOCK_ROWS": 16,
+            "BLOCK_SLOTS": 32,
+            "BLOCK_TOKENS": 32,
+            "BLOCK_D": block_d,
+            "num_stages": request.stages,
+            **request.strides,
+            **budget_arguments(request, shapes),
+            **request.arithmetic,
+            **OPTIONS,
+        },
     )

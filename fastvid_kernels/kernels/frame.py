@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from fastvid_kernels.kernels.floats import float_key
-from fastvid_kernels.kernels.launch import OPTIONS, Call
+from fastvid_kernels.kernels.launch import OPTIONS, Request, Shapes, Step
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def _mean_token(frame_ptr, stride_n, stride_d, N, channel, mask, BLOCK_N: tl.con
     return (total / N).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_at", "T", "N", "stride_rank"])
 def frame_kernel(
     feature_ptr,
     attn_ptr,
@@ -90,32 +90,41 @@ def frame_kernel(
             other_attn = tl.load(attn_ptr + other.to(tl.int64) * stride_an, mask=other < N, other=0.0)
             before = comes_before(float_key(other_attn.to(tl.float32)), other, key, token) & (other < N)[None, :]
             rank += tl.sum(before.to(tl.int32), axis=1)
-        tl.store(rank_ptr + t.to(tl.int64) * stride_rank + token, rank.to(tl.int16), mask=token < N)
+        # To the row's end, since rows are read whole: what stands beyond the frame decides nothing.
+        tl.store(rank_ptr + t.to(tl.int64) * stride_rank + token, rank.to(tl.int16), mask=token < stride_rank)
 
 
-def launch_frame(call: Call) -> None:
+def frame_step(request: Request, shapes: Shapes) -> Step:
     """Grid: frames x splits of the feature's channels."""
-    is_mean = call.frame_features is None
-    feature = call.tokens if call.frame_features is None else call.frame_features
-    shapes = call.shapes
-    frame_kernel[shapes.frames, shapes.feature_splits](
-        feature_ptr=feature,
-        attn_ptr=call.attn,
-        partial_ptr=call.workspace["partial"],
-        rank_ptr=call.workspace["rank"],
-        stride_ft=feature.stride(0),
-        stride_fn=feature.stride(1) if is_mean else 0,
-        stride_fd=feature.stride(-1),
-        stride_at=call.attn.stride(0),
-        stride_an=call.attn.stride(1),
-        T=shapes.frames,
-        N=shapes.tokens_per_frame,
-        CHANNELS=feature.shape[-1],
-        stride_rank=shapes.padded,
-        IS_MEAN=is_mean,
-        SPLITS=shapes.feature_splits,
-        BLOCK_D=64,
-        BLOCK_N=16,
-        ROWS=16,
-        **OPTIONS,
+    is_mean = request.feature_channels is None
+    stride_ft, stride_fn, stride_fd = request.token_strides
+    if not is_mean:
+        stride_fn = 0
+        stride_ft, stride_fd = request.feature_strides
+    return Step(
+        frame_kernel,
+        grid=(shapes.frames, shapes.feature_splits),
+        arrays={
+            "feature_ptr": "tokens" if is_mean else "frame_features",
+            "attn_ptr": "attn",
+            "partial_ptr": "partial",
+            "rank_ptr": "rank",
+        },
+        constants={
+            "stride_ft": stride_ft,
+            "stride_fn": stride_fn,
+            "stride_fd": stride_fd,
+            "stride_at": request.attn_strides[0],
+            "stride_an": request.attn_strides[1],
+            "T": shapes.frames,
+            "N": shapes.tokens_per_frame,
+            "CHANNELS": request.feature_channels or shapes.channels,
+            "stride_rank": shapes.padded,
+            "IS_MEAN": is_mean,
+            "SPLITS": shapes.feature_splits,
+            "BLOCK_D": 64,
+            "BLOCK_N": 16,
+            "ROWS": 16,
+            **OPTIONS,
+        },
     )

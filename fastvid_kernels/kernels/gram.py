@@ -5,7 +5,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastvid_kernels.kernels.launch import OPTIONS, Call
+from fastvid_kernels.kernels.launch import (
+    BUDGET_ARGUMENTS,
+    OPTIONS,
+    ROW_VECTOR,
+    SEGMENT_ARRAYS,
+    Request,
+    Shapes,
+    Step,
+    budget_arguments,
+)
 from fastvid_kernels.kernels.plan import segment_budget
 
 _BLOCK = 64
@@ -20,7 +29,7 @@ def product(x, y, accumulator, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     return tl.dot(x, y, accumulator, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*BUDGET_ARGUMENTS, "row_vectors", "first_frame"])
 def gram_kernel(
     x_ptr,
     gram_ptr,
@@ -35,7 +44,7 @@ def gram_kernel(
     K,
     context_millionths,
     interval,
-    PADDED: tl.constexpr,
+    row_vectors,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -43,6 +52,7 @@ def gram_kernel(
     UPCAST: tl.constexpr,
 ):
     """One tile on or above the diagonal, over one of SPLITS ranges of channels; stored with its mirror image."""
+    padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
     start = tl.load(segment_start_ptr + t)
     end = tl.load(segment_end_ptr + t)
@@ -72,58 +82,60 @@ def gram_kernel(
         x = tl.load(i_ptr[:, None] + offset[None, :], mask=(channel < range_end)[None, :], other=0.0)
         y = tl.load(j_ptr[None, :] + offset[:, None], mask=(channel < range_end)[:, None], other=0.0)
         accumulator = product(x, y, accumulator, PRECISION, UPCAST)
-    matrix_ptr = gram_ptr + (tl.program_id(0).to(tl.int64) * SPLITS + split) * PADDED * PADDED
+    matrix_ptr = gram_ptr + (tl.program_id(0).to(tl.int64) * SPLITS + split) * padded * padded
     # Rows of whole vectors, of which the compiler knows; what stands beyond column N is never used.
-    mask = (i < N)[:, None] & (j < PADDED)[None, :]
-    tl.store(matrix_ptr + i[:, None] * PADDED + j[None, :], accumulator, mask=mask)
+    mask = (i < N)[:, None] & (j < padded)[None, :]
+    tl.store(matrix_ptr + i[:, None] * padded + j[None, :], accumulator, mask=mask)
     if tile > 0:
-        mask = (j < N)[:, None] & (i < PADDED)[None, :]
-        tl.store(matrix_ptr + j[:, None] * PADDED + i[None, :], tl.trans(accumulator), mask=mask)
+        mask = (j < N)[:, None] & (i < padded)[None, :]
+        tl.store(matrix_ptr + j[:, None] * padded + i[None, :], tl.trans(accumulator), mask=mask)
 
 
 @triton.jit
-def squared_norms(matrix_ptr, token, N, PADDED: tl.constexpr, SPLITS: tl.constexpr):
+def squared_norms(matrix_ptr, token, N, padded, SPLITS: tl.constexpr):
     """The diagonal of a frame's Gram matrix."""
     norm = tl.zeros_like(token).to(tl.float32)
     for split in tl.static_range(SPLITS):
-        norm += tl.load(matrix_ptr + split * PADDED * PADDED + token * (PADDED + 1), mask=token < N, other=0.0)
+        norm += tl.load(matrix_ptr + split * padded * padded + token * (padded + 1), mask=token < N, other=0.0)
     return norm
 
 
 @triton.jit
-def squared_distances(matrix_ptr, i, j, N, PADDED: tl.constexpr, SPLITS: tl.constexpr):
+def squared_distances(matrix_ptr, i, j, N, padded, SPLITS: tl.constexpr):
     """`|x_i - x_j|^2`, `[I, J]` float32: +inf where NaN or infinite, 0 between equal finite tokens.
 
     Norms come from the same products as the rest, so that equal tokens cancel exactly. Beyond N stands anything.
     """
-    mask = (i < N)[:, None] & (j < PADDED)[None, :]
+    mask = (i < N)[:, None] & (j < padded)[None, :]
     inner = tl.zeros([i.shape[0], j.shape[0]], tl.float32)
     for split in tl.static_range(SPLITS):
-        offset = split * PADDED * PADDED + i[:, None] * PADDED + j[None, :]
+        offset = split * padded * padded + i[:, None] * padded + j[None, :]
         inner += tl.load(matrix_ptr + offset, mask=mask, other=0.0)
-    norm_i = squared_norms(matrix_ptr, i, N, PADDED, SPLITS)
-    norm_j = squared_norms(matrix_ptr, j, N, PADDED, SPLITS)
+    norm_i = squared_norms(matrix_ptr, i, N, padded, SPLITS)
+    norm_j = squared_norms(matrix_ptr, j, N, padded, SPLITS)
     distance = norm_i[:, None] + norm_j[None, :] - 2.0 * inner
     # A comparison, not a maximum: the hardware's maximum of NaN and 0 is 0, a duplicate of everything.
     return tl.where(distance == distance, tl.where(distance > 0, distance, 0.0), float("inf"))
 
 
-def launch_gram(call: Call, first_frame: int, frames: int) -> None:
+def gram_step(request: Request, shapes: Shapes, first_frame: int, frames: int) -> Step:
     """Grid: frames x tiles on or above the diagonal x splits of the channels."""
-    shapes = call.shapes
     tiles = -(-shapes.tokens_per_frame // _BLOCK)
-    gram_kernel[frames, tiles * (tiles + 1) // 2 * shapes.gram_splits](
-        x_ptr=call.tokens,
-        gram_ptr=call.workspace["gram"],
-        first_frame=first_frame,
-        D=shapes.channels,
-        PADDED=shapes.padded,
-        SPLITS=shapes.gram_splits,
-        BLOCK=_BLOCK,
-        BLOCK_D=call.depth,
-        **OPTIONS,
-        num_stages=call.stages,
-        **call.strides,
-        **call.plan,
-        **call.arithmetic,
+    return Step(
+        gram_kernel,
+        grid=(frames, tiles * (tiles + 1) // 2 * shapes.gram_splits),
+        arrays={"x_ptr": "tokens", "gram_ptr": "gram", **SEGMENT_ARRAYS},
+        constants={
+            "first_frame": first_frame,
+            "D": shapes.channels,
+            "row_vectors": shapes.row_vectors,
+            "SPLITS": shapes.gram_splits,
+            "BLOCK": _BLOCK,
+            "BLOCK_D": request.depth,
+            "num_stages": request.stages,
+            **request.strides,
+            **budget_arguments(request, shapes),
+            **request.arithmetic,
+            **OPTIONS,
+        },
     )

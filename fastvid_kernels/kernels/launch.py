@@ -1,20 +1,23 @@
-"""What the launches of a call share: sizes, tiles, scratch, common arguments. Nothing here looks at data."""
+"""What the launches of a call share: request, sizes, tiles, scratch, common arguments. Nothing here looks at data."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.kernels.limits import MAX_TOKENS_PER_FRAME
 
 _ALIGNMENT = 16
-_ROW_ALIGNMENT = 8
+# Rows of per-token scratch hold whole vectors of so many elements; kernels take the number of vectors, and so know it.
+ROW_VECTOR = tl.constexpr(8)
+_ROW_ALIGNMENT = ROW_VECTOR.value
 # Beyond this many tokens a frame, the Gram matrices of all frames at once would outgrow a fraction of the tokens.
 _ONE_CHUNK_TOKENS = 256
 _GRAM_SHARE = 8
@@ -24,8 +27,69 @@ _NEAREST_BYTES = 1 << 26
 # How every kernel is compiled. Products and sums are never fused: what is written is what is computed, whatever a
 # compiler's default is (on in Triton 3.6, and Triton 3.10 turns it round).
 OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
+# Tokens of a frame that a tile holds.
+FRAME_TILES = (64, 256, MAX_TOKENS_PER_FRAME)
 # Elements of a tile of distances: 32 registers a thread.
 _CANDIDATE_TILE = 4096
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that the launches of a call depend on but for addresses; it can be hashed.
+
+    Attributes:
+        frames: F, of all videos.
+        tokens_per_frame: N.
+        channels: D.
+        dtype: of the tokens.
+        token_strides: of frames, tokens and channels, in elements.
+        attn_strides: of frames and tokens.
+        feature_channels: G, or None for the mean token as feature.
+        feature_strides: of frames and channels, (0, 0) without features.
+        videos: B of a ragged batch, or None without `cu_frames`.
+        config: the hyperparameters.
+        on_amd: whether the device is AMD's.
+        frames_per_chunk, ordinals_per_chunk: sizes of chunks, or None for those that bound the scratch.
+    """
+
+    frames: int
+    tokens_per_frame: int
+    channels: int
+    dtype: torch.dtype
+    token_strides: tuple[int, int, int]
+    attn_strides: tuple[int, int]
+    feature_channels: int | None
+    feature_strides: tuple[int, int]
+    videos: int | None
+    config: PruneConfig
+    on_amd: bool
+    frames_per_chunk: int | None = None
+    ordinals_per_chunk: int | None = None
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Of the tokens, as arguments."""
+        return {f"stride_{axis}": stride for axis, stride in zip("tnd", self.token_strides, strict=True)}
+
+    @property
+    def arithmetic(self) -> dict[str, Any]:
+        """How matrix products are computed: never in TF32, and as float32 where the interpreter knows no bfloat16."""
+        interpreted = triton.knobs.runtime.interpret
+        three_tf32 = self.dtype == torch.float32 and not self.on_amd and not interpreted
+        return {
+            "PRECISION": "tf32x3" if three_tf32 else "ieee",
+            "UPCAST": interpreted and self.dtype == torch.bfloat16,
+        }
+
+    @property
+    def depth(self) -> int:
+        """Channels of a product's tile: 128 bytes."""
+        return 128 // self.dtype.itemsize
+
+    @property
+    def stages(self) -> int:
+        """Tiles in flight: AMD's shared memory holds two."""
+        return 2 if self.on_amd else 3
 
 
 @dataclass(frozen=True)
@@ -49,8 +113,8 @@ class Shapes:
 
     @property
     def block_n(self) -> int:
-        """A tile that holds all tokens of a frame."""
-        return max(16, next_power_of_2(self.tokens_per_frame))
+        """A tile that holds all tokens of a frame: one of few, since each is a kernel of its own."""
+        return next(tile for tile in FRAME_TILES if tile >= self.tokens_per_frame)
 
     @property
     def candidate_rows(self) -> int:
@@ -59,8 +123,13 @@ class Shapes:
 
     @property
     def padded(self) -> int:
-        """Row length of per-token scratch: a multiple of 8, so that rows load in vectors of 16 bytes."""
+        """Row length of per-token scratch, so that rows load in vectors of 16 bytes."""
         return _round_up(self.tokens_per_frame, _ROW_ALIGNMENT)
+
+    @property
+    def row_vectors(self) -> int:
+        """Vectors of such a row."""
+        return self.padded // _ROW_ALIGNMENT
 
     @property
     def has_anchors(self) -> bool:
@@ -68,9 +137,9 @@ class Shapes:
         return self.slots > 0
 
 
-def plan_shapes(tokens: Tensor, feature_channels: int, config: PruneConfig) -> Shapes:
-    """Sizes for tokens `[F, N, D]`; `feature_channels` is G, or D if the mean token is the feature."""
-    frames, n, dim = tokens.shape
+def plan_shapes(request: Request) -> Shapes:
+    """The sizes of a request."""
+    frames, n, dim, config = request.frames, request.tokens_per_frame, request.channels, request.config
     kept = config.kept_per_frame(n)
     interval = min(config.anchor_interval, frames)
     # A segment of L frames has at least L / p anchor frames, which share at most K * L * d anchors.
@@ -78,7 +147,7 @@ def plan_shapes(tokens: Tensor, feature_channels: int, config: PruneConfig) -> S
     if config.context_share(kept * frames) == 0:
         slots = 0
     gram_splits = 2 if dim >= 1024 else 1
-    token_bytes = tokens.element_size() * n * dim * frames
+    token_bytes = request.dtype.itemsize * n * dim * frames
     frames_per_chunk = frames
     if n > _ONE_CHUNK_TOKENS and slots > 0:
         gram_bytes = gram_splits * _round_up(n, _ROW_ALIGNMENT) ** 2 * 4
@@ -94,44 +163,80 @@ def plan_shapes(tokens: Tensor, feature_channels: int, config: PruneConfig) -> S
         kept_per_frame=kept,
         slots=slots,
         ordinals=ordinals,
-        ordinals_per_chunk=ordinals_per_chunk,
-        feature_splits=min(32, -(-feature_channels // 128)),
+        ordinals_per_chunk=request.ordinals_per_chunk or ordinals_per_chunk,
+        feature_splits=min(32, -(-(request.feature_channels or dim) // 128)),
         gram_splits=gram_splits,
-        frames_per_chunk=frames_per_chunk,
+        frames_per_chunk=request.frames_per_chunk or frames_per_chunk,
     )
 
 
-class Workspace:
-    """All scratch of a call in one allocation, handed out by name."""
+@dataclass(frozen=True)
+class Array:
+    """A part of the scratch: `shape` elements of `dtype`, `offset` bytes from its start."""
 
-    def __init__(self, shapes: Shapes, device: torch.device) -> None:
-        frames, padded, slots = shapes.frames, shapes.padded, max(shapes.slots, 1)
-        self._layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
-            "partial": (torch.float64, (frames, shapes.feature_splits, 3)),
-            "packed": (torch.int64, (frames,)),
-            "segment_first": (torch.int32, (frames,)),
-            "segment_id": (torch.int32, (frames,)),
-            "segment_start": (torch.int32, (frames,)),
-            "segment_end": (torch.int32, (frames,)),
-            "rank": (torch.int16, (frames, padded)),
-            "state": (torch.int16, (frames, padded)),
-            "anchor": (torch.int32, (frames, slots)),
-            "anchor_row": (torch.int32, (frames, slots)),
-            "inverse_norm": (torch.float32, (frames, slots)),
-            "count": (torch.int32, (frames, slots)),
-        }
-        if shapes.has_anchors:
-            self._layout |= {
-                "gram": (torch.float32, (shapes.frames_per_chunk, shapes.gram_splits, padded, padded)),
-                "s": (torch.float32, (frames, padded)),
-                "key": (torch.int32, (frames, padded)),
-                "nearest": (torch.int16, (frames, shapes.ordinals_per_chunk, padded)),
-            }
-        self._offsets = {}
-        size = 0
-        for name, (dtype, shape) in self._layout.items():
-            self._offsets[name] = size
-            size += _round_up(math.prod(shape) * dtype.itemsize, _ALIGNMENT)
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def lay_out(shapes: Shapes) -> tuple[dict[str, Array], int]:
+    """All scratch of a call by name, and the bytes of it all."""
+    frames, padded, slots = shapes.frames, shapes.padded, max(shapes.slots, 1)
+    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        "partial": (torch.float64, (frames, shapes.feature_splits, 3)),
+        "packed": (torch.int64, (frames,)),
+        "segment_first": (torch.int32, (frames,)),
+        "segment_id": (torch.int32, (frames,)),
+        "segment_start": (torch.int32, (frames,)),
+        "segment_end": (torch.int32, (frames,)),
+        "rank": (torch.int16, (frames, padded)),
+        "state": (torch.int16, (frames, padded)),
+        "anchor": (torch.int32, (frames, slots)),
+        "anchor_row": (torch.int32, (frames, slots)),
+        "inverse_norm": (torch.float32, (frames, slots)),
+        "count": (torch.int32, (frames, slots)),
+    }
+    # Without anchors nobody reads these; they are of the same type, so that kernels are the same.
+    anchor_frames = frames if shapes.has_anchors else 0
+    matrices = shapes.frames_per_chunk if shapes.has_anchors else 0
+    wanted |= {
+        "gram": (torch.float32, (matrices, shapes.gram_splits, padded, padded)),
+        "s": (torch.float32, (anchor_frames, padded)),
+        "key": (torch.int32, (anchor_frames, padded)),
+        "nearest": (torch.int16, (anchor_frames, shapes.ordinals_per_chunk, padded)),
+    }
+    arrays = {}
+    end = 0
+    for name, (dtype, shape) in wanted.items():
+        arrays[name] = Array(dtype, shape, end)
+        end += _round_up(arrays[name].size, _ALIGNMENT)
+    return arrays, end
+
+
+class Pointer:
+    """An address that a launch takes where it would take a tensor; making it costs less than a view."""
+
+    __slots__ = ("_address", "dtype")
+
+    def __init__(self, address: int, dtype: torch.dtype) -> None:
+        self._address = address
+        self.dtype = dtype
+
+    def data_ptr(self) -> int:
+        """The address, by the name that Triton asks for."""
+        return self._address
+
+
+class Workspace:
+    """The scratch of a call, in one allocation: addresses for launches, tensors for whoever looks into it."""
+
+    def __init__(self, arrays: dict[str, Array], size: int, device: torch.device) -> None:
+        self._arrays = arrays
         self._bytes = torch.empty(size, dtype=torch.uint8, device=device)
 
     @property
@@ -140,64 +245,55 @@ class Workspace:
         return len(self._bytes)
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._layout:
-            # A launch without anchors never reads what only anchors need.
-            return self._bytes
-        dtype, shape = self._layout[name]
-        first = self._offsets[name]
-        return self._bytes[first : first + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
+        array = self._arrays[name]
+        return self._bytes[array.offset : array.offset + array.size].view(array.dtype).view(array.shape)
+
+    def pointers(self) -> dict[str, Pointer]:
+        """Of every array."""
+        base = self._bytes.data_ptr()
+        return {name: Pointer(base + array.offset, array.dtype) for name, array in self._arrays.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As `pointers`, for Triton's interpreter, which looks behind them."""
+        return {name: self[name] for name in self._arrays}
 
 
 @dataclass(frozen=True)
-class Call:
-    """The arguments of a call, its sizes, scratch and outputs; checked, and all on one device."""
+class Step:
+    """One launch: a kernel, its grid, which array goes to which of its pointers, and all its other arguments."""
 
-    tokens: Tensor
-    attn: Tensor
-    frame_features: Tensor | None
-    cu_frames: Tensor | None
-    config: PruneConfig
-    shapes: Shapes
-    workspace: Workspace
-    output: Tensor
-    indices: Tensor
-
-    @cached_property
-    def strides(self) -> dict[str, int]:
-        """Of the tokens."""
-        return {f"stride_{axis}": stride for axis, stride in zip("tnd", self.tokens.stride(), strict=True)}
-
-    @cached_property
-    def plan(self) -> dict[str, Any]:
-        """Arguments from which a kernel knows a frame's segment and budget."""
-        return {
-            "segment_start_ptr": self.workspace["segment_start"],
-            "segment_end_ptr": self.workspace["segment_end"],
-            "N": self.shapes.tokens_per_frame,
-            "K": self.shapes.kept_per_frame,
-            "context_millionths": self.config.dtm_millionths,
-            "interval": min(self.config.anchor_interval, self.shapes.frames),
-        }
-
-    @cached_property
-    def arithmetic(self) -> dict[str, Any]:
-        """How matrix products are computed: never in TF32, and as float32 where the interpreter knows no bfloat16."""
-        interpreted = triton.knobs.runtime.interpret
-        three_tf32 = self.tokens.dtype == torch.float32 and torch.version.hip is None and not interpreted
-        return {
-            "PRECISION": "tf32x3" if three_tf32 else "ieee",
-            "UPCAST": interpreted and self.tokens.dtype == torch.bfloat16,
-        }
+    kernel: Any
+    grid: tuple[int, ...]
+    arrays: dict[str, str]
+    constants: dict[str, Any]
 
     @property
-    def depth(self) -> int:
-        """Channels of a product's tile: 128 bytes."""
-        return 128 // self.tokens.element_size()
+    def name(self) -> str:
+        """Of the stage."""
+        return str(self.kernel.__name__).removesuffix("_kernel")
 
-    @property
-    def stages(self) -> int:
-        """Tiles in flight: AMD's shared memory holds two."""
-        return 3 if torch.version.hip is None else 2
+    def run(self, arrays: dict[str, Any]) -> None:
+        """Launch it on arrays by name."""
+        pointers = {parameter: arrays[name] for parameter, name in self.arrays.items()}
+        self.kernel[self.grid](**pointers, **self.constants)
+
+
+# Where a kernel reads its frame's segment, and from what it knows the frame's budget.
+SEGMENT_ARRAYS = {"segment_start_ptr": "segment_start", "segment_end_ptr": "segment_end"}
+
+
+# Integers that merely count are left out of what Triton compiles in (1, multiples of 16): they change with every call.
+BUDGET_ARGUMENTS = ("N", "K", "context_millionths", "interval")
+
+
+def budget_arguments(request: Request, shapes: Shapes) -> dict[str, int]:
+    """Arguments from which a kernel knows the budget of a frame, given its segment."""
+    return {
+        "N": shapes.tokens_per_frame,
+        "K": shapes.kept_per_frame,
+        "context_millionths": request.config.dtm_millionths,
+        "interval": min(request.config.anchor_interval, shapes.frames),
+    }
 
 
 def next_power_of_2(size: int) -> int:

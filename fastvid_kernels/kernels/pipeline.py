@@ -1,23 +1,82 @@
-"""The launches of the Triton backend, in order."""
+"""The launches of the Triton backend, in order.
+
+What depends on shapes and settings alone (sizes, the layout of the scratch, every argument of every launch) is a
+`Recipe`, made once and kept. A call allocates, and puts addresses in.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from fastvid_kernels.config import PruneConfig
-from fastvid_kernels.kernels.assign import launch_assign
-from fastvid_kernels.kernels.delta import launch_delta
-from fastvid_kernels.kernels.density import launch_density
-from fastvid_kernels.kernels.emit import launch_emit
-from fastvid_kernels.kernels.frame import launch_frame
-from fastvid_kernels.kernels.gram import launch_gram
-from fastvid_kernels.kernels.launch import Call, Workspace, plan_shapes
+from fastvid_kernels.kernels.assign import assign_step
+from fastvid_kernels.kernels.delta import delta_step
+from fastvid_kernels.kernels.density import density_step
+from fastvid_kernels.kernels.emit import emit_step
+from fastvid_kernels.kernels.frame import frame_step
+from fastvid_kernels.kernels.gram import gram_step
+from fastvid_kernels.kernels.launch import Array, Request, Shapes, Step, Workspace, lay_out, plan_shapes
 from fastvid_kernels.kernels.limits import MAX_FRAMES, MAX_TOKENS_PER_FRAME, fits_kernels
-from fastvid_kernels.kernels.plan import launch_plan
-from fastvid_kernels.kernels.select import launch_select
+from fastvid_kernels.kernels.plan import plan_step
+from fastvid_kernels.kernels.select import select_step
+
+# They hold numbers and names, about 20 KB each, and no memory of a device.
+_KEPT_RECIPES = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that calls of one kind share: sizes, the layout of the scratch and its bytes, launches in order."""
+
+    request: Request
+    shapes: Shapes
+    scratch: dict[str, Array]
+    scratch_bytes: int
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of a call, its recipe, scratch and outputs; checked, and all on one device."""
+
+    tokens: Tensor
+    attn: Tensor
+    frame_features: Tensor | None
+    cu_frames: Tensor | None
+    recipe: Recipe
+    workspace: Workspace
+    output: Tensor
+    indices: Tensor
+
+    @property
+    def shapes(self) -> Shapes:
+        """Its sizes."""
+        return self.recipe.shapes
+
+    @property
+    def config(self) -> PruneConfig:
+        """Its hyperparameters."""
+        return self.recipe.request.config
+
+    def arrays(self) -> dict[str, Any]:
+        """What its launches read and write, by name."""
+        interpreted = triton.knobs.runtime.interpret
+        arrays: dict[str, Any] = {**(self.workspace.tensors() if interpreted else self.workspace.pointers())}
+        arrays["tokens"] = self.tokens
+        arrays["attn"] = self.attn
+        arrays["frame_features"] = self.frame_features
+        arrays["cu_frames"] = self.cu_frames
+        arrays["output"] = self.output
+        arrays["indices"] = self.indices
+        return arrays
 
 
 def prune(
@@ -45,43 +104,78 @@ def prune(
 
 
 def prepare(
-    tokens: Tensor, attn: Tensor, frame_features: Tensor | None, cu_frames: Tensor | None, config: PruneConfig
+    tokens: Tensor,
+    attn: Tensor,
+    frame_features: Tensor | None,
+    cu_frames: Tensor | None,
+    config: PruneConfig,
+    *,
+    frames_per_chunk: int | None = None,
+    ordinals_per_chunk: int | None = None,
 ) -> Call:
-    """Allocate outputs and scratch."""
-    frames, n, dim = tokens.shape
-    if not fits_kernels(frames, n):
+    """Find the recipe, allocate outputs and scratch; chunks have sizes of their own if they are given."""
+    frames, tokens_per_frame, channels = tokens.shape
+    if not fits_kernels(frames, tokens_per_frame):
         raise ValueError(
             f"tokens must have at most {MAX_FRAMES} frames of {MAX_TOKENS_PER_FRAME} tokens for the Triton backend, "
             f"got {list(tokens.shape)}: use backend='eager'"
         )
-    shapes = plan_shapes(tokens, dim if frame_features is None else frame_features.shape[1], config)
-    rows = frames * shapes.kept_per_frame
+    recipe = recipe_for(
+        Request(
+            frames=frames,
+            tokens_per_frame=tokens_per_frame,
+            channels=channels,
+            dtype=tokens.dtype,
+            token_strides=tokens.stride(),
+            attn_strides=attn.stride(),
+            feature_channels=None if frame_features is None else frame_features.shape[1],
+            feature_strides=(0, 0) if frame_features is None else frame_features.stride(),
+            videos=None if cu_frames is None else cu_frames.shape[0] - 1,
+            config=config,
+            on_amd=torch.version.hip is not None,
+            frames_per_chunk=frames_per_chunk,
+            ordinals_per_chunk=ordinals_per_chunk,
+        )
+    )
+    rows = frames * recipe.shapes.kept_per_frame
     return Call(
         tokens=tokens,
         attn=attn,
         frame_features=frame_features,
         cu_frames=cu_frames,
-        config=config,
-        shapes=shapes,
-        workspace=Workspace(shapes, tokens.device),
-        output=tokens.new_empty(rows, dim),
+        recipe=recipe,
+        workspace=Workspace(recipe.scratch, recipe.scratch_bytes, tokens.device),
+        output=tokens.new_empty(rows, channels),
         indices=torch.empty(rows, dtype=torch.int64, device=tokens.device),
     )
 
 
 def launch(call: Call) -> None:
     """All stages: eight launches; four more for each further chunk of frames, two for one of anchor frames."""
-    shapes = call.shapes
-    launch_frame(call)
-    launch_plan(call)
+    arrays = call.arrays()
+    for step in call.recipe.steps:
+        step.run(arrays)
+
+
+@lru_cache(maxsize=_KEPT_RECIPES)
+def recipe_for(request: Request) -> Recipe:
+    """The recipe of all calls that ask for the same; a few are kept, in every thread's reach."""
+    shapes = plan_shapes(request)
+    scratch, scratch_bytes = lay_out(shapes)
+    return Recipe(request, shapes, scratch, scratch_bytes, tuple(_steps(request, shapes)))
+
+
+def _steps(request: Request, shapes: Shapes) -> Iterator[Step]:
+    yield frame_step(request, shapes)
+    yield plan_step(request, shapes)
     for first_frame in range(0, shapes.frames, shapes.frames_per_chunk):
         frames = min(shapes.frames_per_chunk, shapes.frames - first_frame)
         if shapes.has_anchors:
-            launch_gram(call, first_frame, frames)
-            launch_density(call, first_frame, frames)
-            launch_delta(call, first_frame, frames)
-        launch_select(call, first_frame, frames)
+            yield gram_step(request, shapes, first_frame, frames)
+            yield density_step(request, shapes, first_frame, frames)
+            yield delta_step(request, shapes, first_frame, frames)
+        yield select_step(request, shapes, first_frame, frames)
     for first_ordinal in range(0, shapes.ordinals, shapes.ordinals_per_chunk):
         if shapes.has_anchors:
-            launch_assign(call, first_ordinal)
-        launch_emit(call, first_ordinal)
+            yield assign_step(request, shapes, first_ordinal)
+        yield emit_step(request, shapes, first_ordinal)

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from fastvid_kernels.kernels.floats import is_finite
-from fastvid_kernels.kernels.launch import OPTIONS, Call, next_power_of_2
+from fastvid_kernels.kernels.launch import OPTIONS, SEGMENT_ARRAYS, Request, Shapes, Step, next_power_of_2
 from fastvid_kernels.kernels.limits import MAX_FRAMES
 
 # A transition is packed as (quantised cosine + offset) << bits | position, so that one order compares both.
@@ -59,7 +59,7 @@ def _video_bound(cu_frames_ptr, video, T, BLOCK: tl.constexpr):
     return bound
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "videos", "min_segments", "threshold"])
 def plan_kernel(
     cu_frames_ptr,
     partial_ptr,
@@ -140,26 +140,31 @@ def plan_kernel(
         tl.store(segment_end_ptr + start + position, segment_end, mask=here)
 
 
-def launch_plan(call: Call) -> None:
+def plan_step(request: Request, shapes: Shapes) -> Step:
     """Grid: videos."""
-    shapes, config, workspace = call.shapes, call.config, call.workspace
-    videos = 1 if call.cu_frames is None else len(call.cu_frames) - 1
-    plan_kernel[(videos,)](
-        cu_frames_ptr=workspace["segment_id"] if call.cu_frames is None else call.cu_frames,
-        partial_ptr=workspace["partial"],
-        packed_ptr=workspace["packed"],
-        segment_first_ptr=workspace["segment_first"],
-        segment_id_ptr=workspace["segment_id"],
-        segment_start_ptr=workspace["segment_start"],
-        segment_end_ptr=workspace["segment_end"],
-        T=shapes.frames,
-        videos=videos,
-        min_segments=min(config.min_segments, shapes.frames),
-        # No cosine reaches 2: the clamp changes no comparison.
-        threshold=math.floor(max(-2.0, min(2.0, config.tau)) * 2.0**40 + 0.5) + COSINE_OFFSET,
-        HAS_CU_FRAMES=call.cu_frames is not None,
-        SPLITS=shapes.feature_splits,
-        BLOCK_SPLITS=next_power_of_2(shapes.feature_splits),
-        BLOCK=128,
-        **OPTIONS,
+    is_batch, config = request.videos is not None, request.config
+    videos = request.videos or 1
+    return Step(
+        plan_kernel,
+        grid=(videos,),
+        arrays={
+            "cu_frames_ptr": "cu_frames" if is_batch else "segment_id",
+            "partial_ptr": "partial",
+            "packed_ptr": "packed",
+            "segment_first_ptr": "segment_first",
+            "segment_id_ptr": "segment_id",
+            **SEGMENT_ARRAYS,
+        },
+        constants={
+            "T": shapes.frames,
+            "videos": videos,
+            "min_segments": min(config.min_segments, shapes.frames),
+            # No cosine reaches 2: the clamp changes no comparison.
+            "threshold": math.floor(max(-2.0, min(2.0, config.tau)) * 2.0**40 + 0.5) + COSINE_OFFSET,
+            "HAS_CU_FRAMES": is_batch,
+            "SPLITS": shapes.feature_splits,
+            "BLOCK_SPLITS": next_power_of_2(shapes.feature_splits),
+            "BLOCK": 128,
+            **OPTIONS,
+        },
     )

@@ -22,7 +22,7 @@ pytest.importorskip("triton")
 import fastvid_kernels
 from benchmarks.agreement import agreement
 from benchmarks.videos import PRESETS, preset_video
-from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.pipeline import Call
 from tests.eager.test_parity import RAGGED, SHAPES, ragged_batch, strided_views, video
 from tests.golden import case_names, load_case
 from tests.kernels.explained import check_call, explanation_of, run_kernels
@@ -57,7 +57,7 @@ def run_on_device(
 
 
 def on_host(call: Call) -> Call:
-    workspace = type(call.workspace)(call.shapes, torch.device("cpu"))
+    workspace = type(call.workspace)(call.recipe.scratch, call.recipe.scratch_bytes, torch.device("cpu"))
     workspace._bytes.copy_(call.workspace._bytes)
     inputs = {name: getattr(call, name) for name in ("tokens", "attn", "frame_features", "cu_frames")}
     return replace(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest import mock
 
 import torch
 
 from fastvid_kernels import ops
 from fastvid_kernels.kernels import pipeline
-from fastvid_kernels.kernels.launch import Call, Shapes, Workspace
+from fastvid_kernels.kernels.launch import Array, Workspace
+from fastvid_kernels.kernels.pipeline import Call
 from tests.emulator import library
 from tests.emulator.emulator import Emulator
 
@@ -21,24 +22,19 @@ _GAP = 4096
 class GuardedWorkspace(Workspace):
     """Scratch whose arrays do not touch: an access beyond one is out of bounds, not another array's."""
 
-    def __init__(self, shapes: Shapes, device: torch.device) -> None:
-        super().__init__(shapes, device)
-        size = _GAP
-        for name in self._layout:
-            self._offsets[name] = size
-            size += -(-self.size_of(name) // 16) * 16 + _GAP
-        self._bytes = torch.empty(size, dtype=torch.uint8, device=device)
-
-    def size_of(self, name: str) -> int:
-        """Bytes of one array."""
-        dtype, shape = self._layout[name]
-        return math.prod(shape) * dtype.itemsize
+    def __init__(self, arrays: dict[str, Array], size: int, device: torch.device) -> None:
+        apart = {}
+        end = _GAP
+        for name, array in arrays.items():
+            apart[name] = replace(array, offset=end)
+            end += -(-array.size // 16) * 16 + _GAP
+        super().__init__(apart, end, device)
 
     def allow(self, emulator: Emulator) -> None:
         """Make its arrays known, as garbage."""
         base = self._bytes.data_ptr()
-        for name, offset in self._offsets.items():
-            emulator.allow_part(self._bytes, base + offset, self.size_of(name), name, defined=False)
+        for name, array in self._arrays.items():
+            emulator.allow_part(self._bytes, base + array.offset, array.size, name, defined=False)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.pipeline import Call
 from tests.eager.test_parity import video
 from tests.emulator import Emulator
 from tests.emulator.guarded import emulated_calls

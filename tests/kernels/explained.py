@@ -7,10 +7,8 @@ its s and distances, both within a few roundings, and then the anchors exactly f
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from torch import Tensor
 import reference
 from fastvid_kernels import AnchorFrame, Explanation, PruneConfig
 from fastvid_kernels.kernels import pipeline
-from fastvid_kernels.kernels.launch import Call, plan_shapes
+from fastvid_kernels.kernels.pipeline import Call
 from tests.emulator.lane import INTERPRETED
 from tests.stages import COSINE_MARGIN, DISTANCE_ERROR, ROUNDING, check_against_oracle
 
@@ -44,12 +42,7 @@ def run_kernels(
 ) -> Call:
     """A finished call whose scratch and outputs were poisoned first, with its own sizes of chunks if they are given."""
     chunks = {"frames_per_chunk": frames_per_chunk, "ordinals_per_chunk": ordinals_per_chunk}
-
-    def chosen_shapes(*args: Any) -> Any:
-        return replace(plan_shapes(*args), **{name: size for name, size in chunks.items() if size is not None})
-
-    with mock.patch.object(pipeline, "plan_shapes", chosen_shapes):
-        call = pipeline.prepare(tokens, attn, frame_features, cu_frames, PruneConfig(**hyperparameters))
+    call = pipeline.prepare(tokens, attn, frame_features, cu_frames, PruneConfig(**hyperparameters), **chunks)
     for memory in (call.workspace._bytes, call.output, call.indices):
         memory.view(-1).view(torch.uint8).fill_(poison)
     pipeline.launch(call)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import reference
-from fastvid_kernels.kernels.launch import Call
+from fastvid_kernels.kernels.pipeline import Call
 from tests.eager.test_any_input import any_call, check_any_input
 from tests.eager.test_parity import video
 from tests.kernels.explained import check_call, check_selection, explanation_of, own_distances, run_kernels

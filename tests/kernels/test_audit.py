@@ -140,7 +140,7 @@ def _extra_arithmetic(call: Any) -> None:
 
 @pytest.mark.parametrize("extra", [_extra_fill, _extra_copy, _extra_arithmetic])
 def test_the_audit_sees_a_planted_operator(extra: Any) -> None:
-    with mock.patch.object(pipeline, "launch_plan", _then(pipeline.launch_plan, extra)):
+    with mock.patch.object(pipeline, "launch", _then(pipeline.launch, extra)):
         assert len(device_work(meta_tokens(32, 196, 3584))) == MAX_WORK + 1
 
 
@@ -150,14 +150,14 @@ def test_the_audit_sees_a_planted_operator(extra: Any) -> None:
     ids=["item", "tolist", "cpu", "bool", "nonzero"],
 )
 def test_the_audit_sees_a_planted_read(read: Any) -> None:
-    planted = _then(pipeline.launch_plan, lambda call: read(call.indices))
-    with mock.patch.object(pipeline, "launch_plan", planted), pytest.raises(AssertionError, match="host"):
+    planted = _then(pipeline.launch, lambda call: read(call.indices))
+    with mock.patch.object(pipeline, "launch", planted), pytest.raises(AssertionError, match="host"):
         device_work(meta_tokens(32, 196, 3584))
 
 
-def _then(stage: Any, extra: Any) -> Any:
+def _then(launch: Any, extra: Any) -> Any:
     def both(call: Any) -> None:
-        stage(call)
+        launch(call)
         extra(call)
 
     return both
