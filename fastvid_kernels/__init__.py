@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastvid_kernels.api import Pruned, prune
+from fastvid_kernels.compilation import warmup
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.explain import AnchorFrame, Explanation, explain
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from fastvid_kernels.adapters import apply_fastvid
 
 __version__ = "0.1.0"
-__all__ = ["AnchorFrame", "Explanation", "PruneConfig", "Pruned", "apply_fastvid", "explain", "prune"]
+__all__ = ["AnchorFrame", "Explanation", "PruneConfig", "Pruned", "apply_fastvid", "explain", "prune", "warmup"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,12 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from fastvid_kernels.config import PruneConfig
-from fastvid_kernels.kernels.limits import MAX_TOKENS_PER_FRAME
+from fastvid_kernels.kernels.limits import FRAME_TILES
 
 _ALIGNMENT = 16
 # Rows of per-token scratch hold whole vectors of so many elements; kernels take the number of vectors, and so know it.
-ROW_VECTOR = tl.constexpr(8)
-_ROW_ALIGNMENT = ROW_VECTOR.value
+_ROW_ALIGNMENT = 8
+ROW_VECTOR = tl.constexpr(_ROW_ALIGNMENT)
 # Beyond this many tokens a frame, the Gram matrices of all frames at once would outgrow a fraction of the tokens.
 _ONE_CHUNK_TOKENS = 256
 _GRAM_SHARE = 8
@@ -27,8 +27,6 @@ _NEAREST_BYTES = 1 << 26
 # How every kernel is compiled. Products and sums are never fused: what is written is what is computed, whatever a
 # compiler's default is (on in Triton 3.6, and Triton 3.10 turns it round).
 OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
-# Tokens of a frame that a tile holds.
-FRAME_TILES = (64, 256, MAX_TOKENS_PER_FRAME)
 # Elements of a tile of distances: 32 registers a thread.
 _CANDIDATE_TILE = 4096
 
@@ -56,10 +54,10 @@ class Request:
     tokens_per_frame: int
     channels: int
     dtype: torch.dtype
-    token_strides: tuple[int, int, int]
-    attn_strides: tuple[int, int]
+    token_strides: tuple[int, ...]
+    attn_strides: tuple[int, ...]
     feature_channels: int | None
-    feature_strides: tuple[int, int]
+    feature_strides: tuple[int, ...]
     videos: int | None
     config: PruneConfig
     on_amd: bool

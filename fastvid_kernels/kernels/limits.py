@@ -6,6 +6,8 @@ from typing import Final
 
 MAX_FRAMES: Final = 1 << 20
 MAX_TOKENS_PER_FRAME: Final = 1024
+# Tokens of a frame that a tile holds: each size is a kernel of its own.
+FRAME_TILES: Final = (64, 256, MAX_TOKENS_PER_FRAME)
 
 
 def fits_kernels(frames: int, tokens_per_frame: int) -> bool:

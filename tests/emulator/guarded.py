@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 
-from fastvid_kernels import ops
+from fastvid_kernels import compilation, ops
 from fastvid_kernels.kernels import pipeline
 from fastvid_kernels.kernels.launch import Array, Workspace
 from fastvid_kernels.kernels.pipeline import Call
@@ -62,6 +62,7 @@ def emulated_calls(emulator: Emulator) -> Iterator[Emulator]:
         mock.patch.object(pipeline, "Workspace", GuardedWorkspace),
         mock.patch.object(pipeline, "launch", launch),
         mock.patch.object(ops, "check_triton", return_value=None),
+        mock.patch.object(compilation, "check_triton", return_value=None),
         emulator,
     ):
         yield emulator
