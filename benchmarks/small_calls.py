@@ -36,7 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for features in (None, torch.randn(sum(frames), 20, generator=generator)):
                 moved = (None if one is None else one.to(device) for one in (attn, features, cu_frames))
                 fastvid_kernels.prune(
-                    tokens.to(device, dtype), *moved, retention_ratio=0.3, min_segments=2, backend=backend
+                    # Without anchors too: kernels then get arrays of nothing.
+                    tokens.to(device, dtype),
+                    *moved,
+                    retention_ratio=0.3,
+                    min_segments=2,
+                    dtm_ratio=0.4 * (calls % 3 > 0),
+                    backend=backend,
                 )
                 calls += 1
     if device.type == "cuda":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import product
+from itertools import product, zip_longest
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from fastvid_kernels.kernels.limits import FRAME_TILES
 from fastvid_kernels.validation import check_inputs, check_triton
 
 _DEFAULTS = PruneConfig()
-_FRAMES = 2
+_FEWEST_FRAMES = 2
+_MOST_FRAMES = 64
 
 
 def warmup(
@@ -25,20 +26,25 @@ def warmup(
     channels: int,
     dtype: torch.dtype = torch.bfloat16,
     *,
+    attn_dtype: torch.dtype = torch.float32,
     feature_channels: int | None = None,
+    feature_dtype: torch.dtype | None = None,
     config: PruneConfig = _DEFAULTS,
     progress: bool | None = None,
     **hyperparameters: Unpack[Hyperparameters],
 ) -> int:
     """Compile the kernels for contiguous tokens of one width and dtype: videos of any length, frames of any size.
 
-    It prunes a few blank videos of two frames, and waits for none. With a filled Triton cache it takes a moment.
+    It prunes a few blank videos. With a filled Triton cache it takes a moment. Where `channels` is no multiple of 16,
+    Triton tells sizes of frames apart by their alignment, and later calls compile some kernels more.
 
     Args:
         device: a CUDA device.
         channels: D, of the tokens.
-        dtype: of the tokens and features: float32, bfloat16 or float16.
+        dtype: of the tokens: float32, bfloat16 or float16.
+        attn_dtype: of the attention that calls will give; the adapters give float32.
         feature_channels: G of the frame features that calls will give; without it, calls give none.
+        feature_dtype: of these; default: that of the tokens.
         config: the hyperparameters; those given by name override it.
         progress: whether to show a bar on standard error; default: where that is a terminal and rich is installed.
         **hyperparameters: see `PruneConfig`.
@@ -47,11 +53,18 @@ def warmup(
         How many videos it pruned.
 
     Raises:
-        TypeError: tokens cannot be of that dtype, or there is no such hyperparameter.
-        ValueError: `device` is not a GPU, or a number lies outside its range.
+        TypeError: an argument has a wrong dtype, or there is no such hyperparameter.
+        ValueError: `device` is not a GPU, a number lies outside its range, or no frame would keep a token.
     """
-    config = resolve_config(config, hyperparameters)
-    calls = list(_calls(torch.device(device), channels, dtype, feature_channels, config))
+    config = _plain(resolve_config(config, hyperparameters))
+    tiles = [tile for tile in FRAME_TILES if config.kept_per_frame(tile)] or [FRAME_TILES[-1]]
+    features = (feature_channels, feature_dtype or dtype)
+    kinds = list(product((None, features) if feature_channels else (None,), (False, True)))
+    calls = [
+        _blank(torch.device(device), (_frames(tile, config), tile, channels), (dtype, attn_dtype), *kind)
+        for tile, kind in zip_longest(tiles, kinds)
+        for tile, kind in [(tile or tiles[0], kind or kinds[0])]
+    ]
     for call in calls:
         check_inputs(*call, config)
         check_triton(call[0])
@@ -65,23 +78,32 @@ def warmup(
     return len(calls)
 
 
-Arguments = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+def _plain(config: PruneConfig) -> PruneConfig:
+    """Numbers as a compiler takes them: a config may hold numpy's."""
+    values = {name: type(getattr(_DEFAULTS, name))(value) for name, value in vars(config).items()}
+    return PruneConfig(**values)
 
 
-def _calls(
-    device: torch.device, channels: int, dtype: torch.dtype, feature_channels: int | None, config: PruneConfig
-) -> Iterator[Arguments]:
-    """One of each size of tile, and one of each way to give features and several videos."""
-    kinds = list(product((None, feature_channels) if feature_channels else (None,), (False, True)))
-    for number in range(max(len(FRAME_TILES), len(kinds))):
-        tile = FRAME_TILES[min(number, len(FRAME_TILES) - 1)]
-        features, is_batch = kinds[min(number, len(kinds) - 1)]
-        yield (
-            torch.zeros(_FRAMES, tile, channels, dtype=dtype, device=device),
-            torch.zeros(_FRAMES, tile, dtype=dtype, device=device),
-            None if features is None else torch.zeros(_FRAMES, features, dtype=dtype, device=device),
-            torch.arange(_FRAMES + 1, dtype=torch.int32, device=device) if is_batch else None,
-        )
+def _frames(tokens_per_frame: int, config: PruneConfig) -> int:
+    """So many that some video of them has an anchor, if a few do."""
+    context = config.kept_per_frame(tokens_per_frame) * config.dtm_millionths
+    return min(_MOST_FRAMES, max(_FEWEST_FRAMES, -(-1_000_000 // context))) if context else _FEWEST_FRAMES
+
+
+def _blank(
+    device: torch.device,
+    shape: tuple[int, int, int],
+    dtypes: tuple[torch.dtype, torch.dtype],
+    features: tuple[int, torch.dtype] | None,
+    is_batch: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    frames = shape[0]
+    return (
+        torch.zeros(shape, dtype=dtypes[0], device=device),
+        torch.zeros(shape[:2], dtype=dtypes[1], device=device),
+        None if features is None else torch.zeros(frames, features[0], dtype=features[1], device=device),
+        torch.arange(2, dtype=torch.int32, device=device) * frames if is_batch else None,
+    )
 
 
 @contextmanager

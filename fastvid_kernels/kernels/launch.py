@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -47,6 +46,7 @@ class Request:
         videos: B of a ragged batch, or None without `cu_frames`.
         config: the hyperparameters.
         on_amd: whether the device is AMD's.
+        interpreted: whether Triton's interpreter runs the kernels.
         frames_per_chunk, ordinals_per_chunk: sizes of chunks, or None for those that bound the scratch.
     """
 
@@ -61,6 +61,7 @@ class Request:
     videos: int | None
     config: PruneConfig
     on_amd: bool
+    interpreted: bool
     frames_per_chunk: int | None = None
     ordinals_per_chunk: int | None = None
 
@@ -72,11 +73,10 @@ class Request:
     @property
     def arithmetic(self) -> dict[str, Any]:
         """How matrix products are computed: never in TF32, and as float32 where the interpreter knows no bfloat16."""
-        interpreted = triton.knobs.runtime.interpret
-        three_tf32 = self.dtype == torch.float32 and not self.on_amd and not interpreted
+        three_tf32 = self.dtype == torch.float32 and not self.on_amd and not self.interpreted
         return {
             "PRECISION": "tf32x3" if three_tf32 else "ieee",
-            "UPCAST": interpreted and self.dtype == torch.bfloat16,
+            "UPCAST": self.interpreted and self.dtype == torch.bfloat16,
         }
 
     @property
@@ -247,9 +247,11 @@ class Workspace:
         return self._bytes[array.offset : array.offset + array.size].view(array.dtype).view(array.shape)
 
     def pointers(self) -> dict[str, Pointer]:
-        """Of every array."""
+        """Of every array; null of an empty one, since an address behind the allocation is no device's to a driver."""
         base = self._bytes.data_ptr()
-        return {name: Pointer(base + array.offset, array.dtype) for name, array in self._arrays.items()}
+        return {
+            name: Pointer(base + array.offset if array.size else 0, array.dtype) for name, array in self._arrays.items()
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         """As `pointers`, for Triton's interpreter, which looks behind them."""

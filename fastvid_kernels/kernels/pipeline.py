@@ -68,7 +68,7 @@ class Call:
 
     def arrays(self) -> dict[str, Any]:
         """What its launches read and write, by name."""
-        interpreted = triton.knobs.runtime.interpret
+        interpreted = self.recipe.request.interpreted
         arrays: dict[str, Any] = {**(self.workspace.tensors() if interpreted else self.workspace.pointers())}
         arrays["tokens"] = self.tokens
         arrays["attn"] = self.attn
@@ -133,6 +133,7 @@ def prepare(
             videos=None if cu_frames is None else cu_frames.shape[0] - 1,
             config=config,
             on_amd=torch.version.hip is not None,
+            interpreted=triton.knobs.runtime.interpret,
             frames_per_chunk=frames_per_chunk,
             ordinals_per_chunk=ordinals_per_chunk,
         )
