@@ -2,9 +2,9 @@
 
     python -m benchmarks.host_time [--compile sm_90]
 
-Times are medians, as multiples of a small `torch.add` in the same run. Launches are replaced by nothing: Triton's own
-launching comes on top, and only a machine with a GPU can tell how much. `--compile` compiles all that `warmup`
-compiles, in this process alone, without a cache and with the one that this filled.
+Times are medians, as multiples of a small `torch.add` in the same run. Launches are replaced by nothing, or by a driver
+that does nothing (`benchmarks.no_device`), so that Triton's own way to it counts; the real driver's work comes on top.
+`--compile` compiles all that `warmup` compiles, in this process alone: without a cache, then with the one this filled.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import Any
 from unittest import mock
 
 import torch
@@ -24,15 +25,18 @@ from rich.table import Table
 from triton.runtime.jit import JITFunction
 
 from benchmarks import offline
+from benchmarks.no_device import no_device
 from benchmarks.offline import compile_for, recorded_launches
 from benchmarks.targets import TARGETS
 from fastvid_kernels import PruneConfig, ops, warmup
 from fastvid_kernels.kernels import pipeline
+from fastvid_kernels.kernels.pipeline import Call
 
 _SIZE = (32, 196, 3584)
 _FEATURES = 1152
 ADD = "a small torch.add"
 OPERATOR = "the operator, launches replaced by nothing"
+LAUNCHED = "the operator, with Triton's way to the driver"
 
 
 def _nothing(*args: object, **kwargs: object) -> None:
@@ -62,21 +66,42 @@ def host_times(calls: int = 300, rounds: int = 15) -> dict[str, float]:
     def measure(run: Callable[[], object]) -> float:
         return microseconds(run, calls, rounds)
 
-    with (
-        mock.patch.object(JITFunction, "run", _nothing),
-        mock.patch.object(ops, "check_triton", _nothing),
-        torch.inference_mode(),
-    ):
-        call = pipeline.prepare(tokens, attn, features, None, config)
-        return {
-            ADD: measure(lambda: torch.add(small, small)),
-            OPERATOR: measure(lambda: torch.ops.fastvid.prune_triton(tokens, attn, features)),
-            "of it: finding the recipe, allocating": measure(
-                lambda: pipeline.prepare(tokens, attn, features, None, config)
-            ),
-            "of it: addresses": measure(call.arrays),
-            "of it: addresses, arguments of eight launches": measure(lambda: pipeline.launch(call)),
-        }
+    def operator() -> object:
+        return torch.ops.fastvid.prune_triton(tokens, attn, features)
+
+    def relaunch_by_triton() -> None:
+        for step in call.recipe.steps:
+            step.run(arrays)
+
+    with mock.patch.object(ops, "check_triton", _nothing), torch.inference_mode():
+        with no_device(_nothing):
+            launched = measure(operator)
+            call = pipeline.prepare(tokens, attn, features, None, config)
+            arrays = call.arrays()
+            by_triton = measure(relaunch_by_triton)
+        with mock.patch.object(JITFunction, "run", _nothing):
+            call = pipeline.prepare(tokens, attn, features, None, config)
+            nothing = _without_launches(measure, operator, call, (tokens, attn, features, None, config))
+    return {
+        ADD: measure(lambda: torch.add(small, small)),
+        **nothing,
+        LAUNCHED: launched,
+        "eight launches as Triton's JIT makes them": by_triton,
+    }
+
+
+def _without_launches(
+    measure: Callable[[Callable[[], object]], float],
+    operator: Callable[[], object],
+    call: Call,
+    inputs: tuple[Any, ...],
+) -> dict[str, float]:
+    return {
+        OPERATOR: measure(operator),
+        "of it: finding the recipe, allocating": measure(lambda: pipeline.prepare(*inputs)),
+        "of it: addresses": measure(call.arrays),
+        "of it: addresses, arguments of eight launches": measure(lambda: pipeline.launch(call)),
+    }
 
 
 def as_table(times: dict[str, float]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -246,6 +247,11 @@ class Workspace:
         array = self._arrays[name]
         return self._bytes[array.offset : array.offset + array.size].view(array.dtype).view(array.shape)
 
+    @property
+    def is_aligned(self) -> bool:
+        """Whether its arrays start at multiples of 16 bytes, as far as their layout lets them."""
+        return self._bytes.data_ptr() % _ALIGNMENT == 0
+
     def pointers(self) -> dict[str, Pointer]:
         """Of every array; null of an empty one, since an address behind the allocation is no device's to a driver."""
         base = self._bytes.data_ptr()
@@ -272,10 +278,29 @@ class Step:
         """Of the stage."""
         return str(self.kernel.__name__).removesuffix("_kernel")
 
-    def run(self, arrays: dict[str, Any]) -> None:
-        """Launch it on arrays by name."""
+    def run(self, arrays: dict[str, Any]) -> Any:
+        """Launch it on arrays by name; returns what Triton compiled for that, or None where nothing was."""
         pointers = {parameter: arrays[name] for parameter, name in self.arrays.items()}
-        self.kernel[self.grid](**pointers, **self.constants)
+        return self.kernel[self.grid](**pointers, **self.constants)
+
+    def run_compiled(self, compiled: Any, arrays: dict[str, Any]) -> None:
+        """Launch what an earlier `run` returned, on arrays of the same types and alignments."""
+        template, positions = self._positional
+        arguments = template.copy()
+        for position, name in positions:
+            arguments[position] = arrays[name]
+        compiled[self._whole_grid](*arguments)
+
+    @cached_property
+    def _positional(self) -> tuple[list[Any], list[tuple[int, str]]]:
+        """All arguments in the kernel's order, and which of them are arrays."""
+        names = self.kernel.arg_names
+        positions = [(names.index(parameter), name) for parameter, name in self.arrays.items()]
+        return [self.constants.get(name) for name in names], positions
+
+    @cached_property
+    def _whole_grid(self) -> tuple[int, ...]:
+        return (*self.grid, 1, 1)[:3]
 
 
 # Where a kernel reads its frame's segment, and from what it knows the frame's budget.

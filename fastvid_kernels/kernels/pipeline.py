@@ -6,9 +6,9 @@ What depends on shapes and settings alone (sizes, the layout of the scratch, eve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -34,13 +34,23 @@ _KEPT_RECIPES = 256
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that calls of one kind share: sizes, the layout of the scratch and its bytes, launches in order."""
+    """All that calls of one kind share.
+
+    Attributes:
+        request: what they ask for.
+        shapes: sizes.
+        scratch: the layout of the scratch.
+        scratch_bytes: of it all.
+        steps: the launches in order.
+        compiled: what Triton compiled for them, by all that it looks at beside the steps' own arguments.
+    """
 
     request: Request
     shapes: Shapes
     scratch: dict[str, Array]
     scratch_bytes: int
     steps: tuple[Step, ...]
+    compiled: dict[Hashable, tuple[Any, ...]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,12 @@ class Call:
     def config(self) -> PruneConfig:
         """Its hyperparameters."""
         return self.recipe.request.config
+
+    def kind(self) -> Hashable:
+        """What Triton looks at beside sizes: the device, types, and which addresses are multiples of 16."""
+        tensors = (self.tokens, self.attn, self.frame_features, self.cu_frames, self.output, self.indices)
+        types = [(one.dtype, one.data_ptr() % 16 == 0) for one in tensors if one is not None]
+        return self.tokens.device, self.workspace.is_aligned, *types
 
     def arrays(self) -> dict[str, Any]:
         """What its launches read and write, by name."""
@@ -152,10 +168,22 @@ def prepare(
 
 
 def launch(call: Call) -> None:
-    """All stages: eight launches; four more for each further chunk of frames, two for one of anchor frames."""
-    arrays = call.arrays()
-    for step in call.recipe.steps:
-        step.run(arrays)
+    """All stages: eight launches; four more for each further chunk of frames, two for one of anchor frames.
+
+    Triton finds what it has compiled by looking at every argument of every launch, which costs the host more than all
+    else. Calls of one recipe differ in addresses alone: what the first one compiled is launched again by the next.
+    """
+    arrays, recipe = call.arrays(), call.recipe
+    kind = call.kind()
+    compiled = recipe.compiled.get(kind)
+    if compiled is not None:
+        for step, kernel in zip(recipe.steps, compiled, strict=True):
+            step.run_compiled(kernel, arrays)
+        return
+    kernels = tuple([step.run(arrays) for step in recipe.steps])
+    # On AMD, Triton also looks at the sizes of tensors. Where kernels are interpreted, nothing is compiled.
+    if not recipe.request.on_amd and None not in kernels:
+        recipe.compiled[kind] = kernels
 
 
 @lru_cache(maxsize=_KEPT_RECIPES)

@@ -1,0 +1,99 @@
+"""The second call of a kind launches what the first one compiled: with the very arguments that Triton would pass.
+
+A driver that is not there stands in for a GPU's, and kernels that do nothing for compiled ones
+(`benchmarks.no_device`); what Triton's own code passes to them is compared.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
+
+from triton.runtime.jit import JITFunction
+
+from benchmarks.no_device import STREAM, no_device
+from fastvid_kernels import PruneConfig
+from fastvid_kernels.kernels import pipeline
+from fastvid_kernels.kernels.pipeline import Call
+
+
+@pytest.fixture
+def launched() -> Iterator[list[tuple[Any, ...]]]:
+    """What reaches compiled kernels."""
+    launches: list[tuple[Any, ...]] = []
+    with no_device(lambda *launch: launches.append(launch)):
+        yield launches
+
+
+def prepared(*, features: bool = True, videos: int | None = None, shift: int = 0, **hyperparameters: Any) -> Call:
+    frames, n, dim = 12, 40, 48
+    attn = torch.zeros(frames * n + shift)[shift:].view(frames, n)
+    given = torch.zeros(frames, 24) if features else None
+    cu_frames = torch.tensor([0, 5, frames], dtype=torch.int32) if videos else None
+    return pipeline.prepare(torch.zeros(frames, n, dim), attn, given, cu_frames, PruneConfig(**hyperparameters))
+
+
+def plain(launch: tuple[Any, ...]) -> list[Any]:
+    """Addresses for tensors; what profilers are told by its contents."""
+
+    def seen(one: Any) -> Any:
+        if hasattr(one, "data_ptr"):
+            return one.data_ptr(), one.dtype
+        return one.data if type(one).__name__ == "LazyDict" else one
+
+    return [seen(one) for one in launch]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"features": False}, {"videos": 2}, {"dtm_ratio": 0.0}, {"retention_ratio": 1.0}, {"beta": 1.0}],
+    ids=str,
+)
+def test_the_second_call_passes_what_the_first_did(options: dict[str, Any], launched: list[tuple[Any, ...]]) -> None:
+    call = prepared(**options)
+    pipeline.launch(call)
+    first = [plain(one) for one in launched]
+    assert [one[0] for one in first] == [step.kernel.__name__ for step in call.recipe.steps]
+    launched.clear()
+    with mock.patch.object(JITFunction, "run", side_effect=AssertionError("looked at every argument again")):
+        pipeline.launch(call)
+    assert [plain(one) for one in launched] == first
+    assert {one[4] for one in first} == {STREAM}
+
+
+def test_another_call_passes_its_own_addresses(launched: list[tuple[Any, ...]]) -> None:
+    calls = [prepared(), prepared()]
+    assert calls[0].recipe is calls[1].recipe
+    for call in calls:
+        pipeline.launch(call)
+    known, ours = ([plain(one) for one in launched[part]] for part in (slice(0, 8), slice(8, 16)))
+    assert ours != known
+    launched.clear()
+    calls[1].recipe.compiled.clear()
+    pipeline.launch(calls[1])
+    assert [plain(one) for one in launched] == ours
+
+
+def test_what_is_laid_otherwise_is_compiled_anew(launched: list[tuple[Any, ...]]) -> None:
+    recipe = prepared().recipe
+    for number, call in enumerate((prepared(), prepared(shift=1), prepared(), prepared(shift=4)), start=1):
+        assert call.recipe is recipe
+        pipeline.launch(call)
+        assert len(recipe.compiled) == min(number, 2), "four floats on is aligned again"
+
+
+def test_nothing_is_kept_where_nothing_was_compiled() -> None:
+    pipeline.recipe_for.cache_clear()
+    call = prepared()
+    with mock.patch.object(JITFunction, "run", return_value=None):
+        pipeline.launch(call)
+    assert call.recipe.compiled == {}
