@@ -1,51 +1,49 @@
-"""`apply_fastvid`: one line makes a LLaVA model prune its video tokens."""
+"""`apply_fastvid`: one line makes a model prune its video tokens."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from torch import nn
 from typing_extensions import Unpack
 
+from fastvid_kernels.adapters import llava_next, llava_onevision, qwen_vl
 from fastvid_kernels.adapters.handle import FastVidHandle, check_not_patched
-from fastvid_kernels.adapters.scoring import scorer
+from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.api import Backend
 from fastvid_kernels.config import Hyperparameters, PruneConfig, resolve_config
 from fastvid_kernels.vision import SiglipHead
 
-DEFAULT_SIGLIP = "google/siglip-so400m-patch14-384"
-
-# Class, the package that defines it, and the module here that knows it.
-_ADAPTERS = {
-    ("transformers", "LlavaOnevisionForConditionalGeneration"): "fastvid_kernels.adapters.llava_onevision",
-    ("llava", "LlavaQwenForCausalLM"): "fastvid_kernels.adapters.llava_next",
-}
-_DEFAULTS = PruneConfig()
+# Each knows some classes of one package (`PACKAGE`, `MODELS`).
+_ADAPTERS = (llava_onevision, llava_next, qwen_vl)
 
 
 def apply_fastvid(
     model: nn.Module,
     *,
-    siglip: str | Path | SiglipHead = DEFAULT_SIGLIP,
-    attention: str = "siglip",
-    config: PruneConfig = _DEFAULTS,
+    siglip: str | Path | SiglipHead | None = None,
+    attention: str | None = None,
+    config: PruneConfig | None = None,
     backend: Backend = "auto",
     **hyperparameters: Unpack[Hyperparameters],
 ) -> FastVidHandle:
-    """Make a LLaVA model prune its video tokens before its language model sees them; then call it as ever.
+    """Make a model prune its video tokens before its language model sees them; then call it as ever.
 
     Text, images and everything else about the model stay as they are. Survivors keep their original positions.
 
     Args:
-        model: transformers' `LlavaOnevisionForConditionalGeneration`, or `LlavaQwenForCausalLM` of the llava package.
-            Before `torch.compile`, and without wrappers such as a PEFT model.
-        siglip: where the [CLS] attention comes from: a full SigLIP checkpoint's directory or hub id, of which the 13
-            tensors of its head are read, or a `SiglipHead`. LLaVA's own checkpoints lack this head.
-        attention: "siglip"; or, for a vision tower to which no SigLIP head fits, the name of a substitute, one of
-            `fastvid_kernels.vision.ATTENTION_SUBSTITUTES`. None of them is the published method.
-        config: the hyperparameters; those given by name override it.
+        model: of transformers, `LlavaOnevisionForConditionalGeneration`, or Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5,
+            GLM-4.1V or GLM-4.6V (`...ForConditionalGeneration`, their MoE too); or `LlavaQwenForCausalLM` of the llava
+            package. Before `torch.compile`, and without wrappers such as a PEFT model.
+        siglip: for LLaVA, where its [CLS] attention comes from: a full SigLIP checkpoint's directory or hub id, of
+            which the 13 tensors of its head are read, or a `SiglipHead`; by default google/siglip-so400m-patch14-384.
+            LLaVA's own checkpoints lack this head. Not for the others.
+        attention: what says how much a token matters. By default "siglip" for LLaVA and, for the others, "mean_query",
+            from their own vision tower: published for Qwen2.5-VL, an extension for its kin. These take "received" too.
+            All take one of `fastvid_kernels.vision.ATTENTION_SUBSTITUTES`; none of them is the published method.
+        config: the hyperparameters; those given by name override it. By default what was published for the family:
+            `PruneConfig()` for LLaVA, and with `retention_ratio=0.27, tau=0.84` for the others.
         backend: as in `prune`.
         **hyperparameters: see `PruneConfig`; `retention_ratio=0.1` keeps a tenth of the video tokens.
 
@@ -62,19 +60,17 @@ def apply_fastvid(
     """
     adapter = _adapter_of(model)
     check_not_patched(model)
-    config = resolve_config(config, hyperparameters)
-    handle: FastVidHandle = adapter.patch(
-        model, lambda hidden_size: scorer(siglip, attention, hidden_size), config, backend
-    )
+    config = resolve_config(adapter.DEFAULTS if config is None else config, hyperparameters)
+    handle: FastVidHandle = adapter.patch(model, Settings(siglip, attention, config, backend))
     return handle
 
 
-def _adapter_of(model: nn.Module) -> Any:
+def _adapter_of(model: nn.Module) -> ModuleType:
     for cls in type(model).__mro__:
-        name = _ADAPTERS.get((cls.__module__.partition(".")[0], cls.__name__))
-        if name is not None:
-            adapter = import_module(name)
-            adapter.check_version()
-            return adapter
-    supported = " or ".join(f"{package}'s {name}" for package, name in _ADAPTERS)
-    raise TypeError(f"model must be {supported}, itself and not a wrapper around it, got {type(model).__name__}")
+        package = cls.__module__.partition(".")[0]
+        for adapter in _ADAPTERS:
+            if package == adapter.PACKAGE and cls.__name__ in adapter.MODELS:
+                adapter.check_version()
+                return adapter
+    supported = "; ".join(f"{adapter.PACKAGE}'s {', '.join(adapter.MODELS)}" for adapter in _ADAPTERS)
+    raise TypeError(f"model must be one of {supported}; itself and not a wrapper around it; got {type(model).__name__}")

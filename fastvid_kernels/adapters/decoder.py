@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fastvid_kernels.adapters.cache import PrunedEntries, as_cache, pruned_part, remember, set_counting_entries
+from fastvid_kernels.adapters.versions import cache_name, cache_of
 
-_POSITIONAL = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds")
+# Layers that see the whole past, if only as a state.
+_WHOLE_PAST = ("full_attention", "linear_attention")
 
 
 def mark_dropped(tokens: Tensor, kept: Tensor, indices: Tensor) -> Tensor:
@@ -40,14 +42,22 @@ def mark_dropped(tokens: Tensor, kept: Tensor, indices: Tensor) -> Tensor:
     return torch.full_like(tokens, -math.inf).flatten(0, 1).index_copy(0, indices, kept).view(tokens.shape)
 
 
-def masks_for_pruned_decoder(*, inputs_embeds: Tensor, past_key_values: Any = None, **given: Any) -> Any:
+def has_sliding_window(config: Any) -> bool:
+    """Whether some layer of a language model attends to a window of its past only; families say so in either way."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return any(kind not in _WHOLE_PAST for kind in kinds)
+    return getattr(config, "sliding_window", None) is not None
+
+
+def masks_for_pruned_decoder(*, inputs_embeds: Tensor, **given: Any) -> Any:
     """In place of `create_masks_for_generate`: the mask of tokens as it is, wherever some may be missing."""
-    if inputs_embeds.shape[1] > 1 or pruned_part(past_key_values) is not None:
+    if inputs_embeds.shape[1] > 1 or pruned_part(cache_of(given)) is not None:
         return given["attention_mask"]
     from transformers.masking_utils import create_masks_for_generate
 
     # Of one shape at each step, which is what a compiled decoder wants.
-    return create_masks_for_generate(inputs_embeds=inputs_embeds, past_key_values=past_key_values, **given)
+    return create_masks_for_generate(inputs_embeds=inputs_embeds, **given)
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,7 @@ class PrunedDecoder:
 
     def __init__(self, language_model: nn.Module) -> None:
         self._language_model = language_model
+        self._is_recurrent = "linear_attention" in (getattr(language_model.config, "layer_types", None) or ())
         self._positions: Tensor | None = None
         self._gathered: _Gathered | None = None
         self._cache_will_hold: PrunedEntries | None = None
@@ -89,8 +100,8 @@ class PrunedDecoder:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._forget_call()
-        kwargs = kwargs | dict(zip(_POSITIONAL, args, strict=False))
-        mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        kwargs = kwargs | dict(zip(_positional(), args, strict=False))
+        mask, cache = kwargs.get("attention_mask"), cache_of(kwargs)
         # An interrupt skips `_after`.
         set_counting_entries(cache, False)
         past = pruned_part(cache)
@@ -108,14 +119,18 @@ class PrunedDecoder:
         positions = kwargs.get("position_ids")
         if positions is None:
             positions = (torch.arange(length, device=inputs.device) + seen)[None]
-        positions = positions.to(inputs.device).expand(batch, -1)
+        # Some families give several rows of positions, of which the last are those of the rotary embedding.
+        positions = positions.to(inputs.device)[..., -length:]
+        positions = positions.expand(*positions.shape[:-2], batch, length)
         past_real = _past_real(past, mask, batch, entries, length)
         own_real = None if mask is None else mask[:, -length:]
         if gathered is not None:
             source, real = gathered.source, gathered.real
             embeds = inputs.gather(1, source[..., None].expand(-1, -1, inputs.shape[2]))
             kwargs["inputs_embeds"] = embeds.masked_fill(~real[..., None], 0)
-            positions = positions.gather(1, source)
+            positions = positions.gather(-1, source.expand(*positions.shape[:-1], -1))
+            _check_state(self._is_recurrent, entries, gathered)
+            _gather_deepstack(kwargs, gathered)
             # A mask of ones stays a mask: FlashAttention needs one to tell which entries of a static cache are filled.
             own_real = real if gathered.padded or mask is not None else None
             self._gathered = gathered
@@ -135,18 +150,19 @@ class PrunedDecoder:
         if self._positions is None:
             return None
         if "position_ids" in kwargs:
-            return args, kwargs | {"position_ids": self._positions}
-        return (args[0], self._positions, *args[2:]), kwargs
+            return args, kwargs | {"position_ids": _rows_like(kwargs["position_ids"], self._positions)}
+        return (args[0], _rows_like(args[1], self._positions), *args[2:]), kwargs
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         gathered, will_hold = self._gathered, self._cache_will_hold
-        set_counting_entries(kwargs.get("past_key_values"), False)
+        cache = cache_of(kwargs)
+        set_counting_entries(cache, False)
         self._forget_call()
         if gathered is None or will_hold is None or output is None:
             return None
-        cache = kwargs.get("past_key_values")
         if cache is None:
-            cache = output.past_key_values = as_cache(output.past_key_values)
+            cache = as_cache(getattr(output, cache_name()))
+            setattr(output, cache_name(), cache)
         if cache is not None:
             remember(cache, will_hold)
         hidden = output.last_hidden_state
@@ -159,6 +175,39 @@ class PrunedDecoder:
 
     def _forget_call(self) -> None:
         self._positions = self._gathered = self._cache_will_hold = None
+
+
+def _positional() -> tuple[str, ...]:
+    """The first parameters of a language model."""
+    return ("input_ids", "attention_mask", "position_ids", cache_name(), "inputs_embeds")
+
+
+def _rows_like(asked: Tensor, own: Tensor) -> Tensor:
+    """Positions `[B, S]` or `[rows, B, S]` in as many rows as were asked for: a row for text may stand before them."""
+    if asked.dim() == own.dim():
+        return own if own.dim() == 2 else own[-len(asked) :].expand(len(asked), -1, -1)
+    return own.expand(len(asked), -1, -1)
+
+
+def _gather_deepstack(kwargs: dict[str, Any], gathered: _Gathered) -> None:
+    """Where a decoder adds features of visual tokens to its first layers: those of the kept ones, in place."""
+    is_visual, features = kwargs.get("visual_pos_masks"), kwargs.get("deepstack_visual_embeds")
+    if is_visual is None or features is None:
+        return
+    source, real = gathered.source.to(is_visual.device), gathered.real.to(is_visual.device)
+    kept = torch.zeros_like(is_visual).scatter(1, source, real)[is_visual]
+    kwargs["visual_pos_masks"] = is_visual.gather(1, source) & real
+    kwargs["deepstack_visual_embeds"] = [feature[kept.to(feature.device)] for feature in features]
+
+
+def _check_state(is_recurrent: bool, entries: Any, gathered: _Gathered) -> None:
+    """A state goes on through padding: only before the first token does that change nothing."""
+    if is_recurrent and gathered.padded and int(entries) > 0:
+        raise ValueError(
+            "a video that continues a conversation must leave each row of the batch as many tokens where the model "
+            "has linear attention, whose state would take in the padding: continue the rows one by one; and a chunk "
+            "of a prompt must hold a kept token: use larger chunks"
+        )
 
 
 def _find_dropped(embeds: Tensor | None, mask: Any) -> _Gathered | None:

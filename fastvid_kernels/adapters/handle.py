@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from fastvid_kernels.adapters.pruner import VideoPruner
 from fastvid_kernels.config import PruneConfig
 
 _ATTRIBUTE = "fastvid_handle"
@@ -24,22 +23,20 @@ class FastVidHandle:
     Attributes:
         model: the patched model.
         config: the hyperparameters, checked.
-        pruner: what prunes a video, given its patches and its tokens.
     """
 
-    def __init__(self, model: nn.Module, config: PruneConfig, pruner: VideoPruner) -> None:
+    def __init__(self, model: nn.Module, config: PruneConfig) -> None:
         self.model = model
         self.config = config
-        self.pruner = pruner
         self._hooks: list[RemovableHandle] = []
         self._attributes: list[tuple[nn.Module, str]] = []
         self.set_attribute(model, _ATTRIBUTE, self)
 
     @classmethod
     @contextmanager
-    def undone_on_error(cls, model: nn.Module, config: PruneConfig, pruner: VideoPruner) -> Iterator[FastVidHandle]:
+    def undone_on_error(cls, model: nn.Module, config: PruneConfig) -> Iterator[FastVidHandle]:
         """A handle to which a block adds what it changes; if the block fails, nothing stays changed."""
-        handle = cls(model, config, pruner)
+        handle = cls(model, config)
         try:
             yield handle
         except BaseException:

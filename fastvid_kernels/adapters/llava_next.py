@@ -23,12 +23,16 @@ from torch.utils.hooks import RemovableHandle
 from fastvid_kernels.adapters.decoder import PrunedDecoder, masks_for_pruned_decoder
 from fastvid_kernels.adapters.handle import FastVidHandle
 from fastvid_kernels.adapters.pruner import VideoPruner
-from fastvid_kernels.adapters.scoring import Scorer
-from fastvid_kernels.adapters.versions import check_transformers
-from fastvid_kernels.api import Backend
+from fastvid_kernels.adapters.scoring import PatchScorer, scorer
+from fastvid_kernels.adapters.settings import Settings
+from fastvid_kernels.adapters.versions import TOO_NEW, check_transformers
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.validation import check_keeps_some
 from fastvid_kernels.vision import pool_to_grid, pooled_grid
+
+PACKAGE = "llava"
+MODELS = ("LlavaQwenForCausalLM",)
+DEFAULTS = PruneConfig()
 
 _NEWLINE_POSITIONS = ("one_token", "grid", "frame", "no_token")
 _POOL_MODES = ("bilinear", "average", "max")
@@ -43,7 +47,7 @@ def check_version() -> None:
     """
     check_transformers(
         "4.46",
-        "5.24",
+        TOO_NEW,
         "4.40.2, which llava pins, makes its rotary table as long as the cache, so that survivors cannot keep their "
         "original positions; llava runs as it is with 4.51.3",
     )
@@ -116,16 +120,20 @@ class RecordedCall:
 class MarkedPooling:
     """`get_2dPool` with its dropped tokens marked."""
 
-    def __init__(self, original: Callable[..., Tensor], record: ProjectorRecord, pruner: VideoPruner) -> None:
+    def __init__(
+        self, original: Callable[..., Tensor], record: ProjectorRecord, score: PatchScorer, pruner: VideoPruner
+    ) -> None:
         self._original = original
         self._record = record
+        self._score = score
         self._pruner = pruner
 
     def __call__(self, features: Tensor, stride: int = _STRIDE) -> Tensor:
         """Pooled features `[F, N, D]`, -inf where dropped, of projected features `[F, P, D]`."""
         if stride != _STRIDE:
             raise ValueError(f"get_2dPool must pool with stride {_STRIDE} where video tokens are pruned, got {stride}")
-        return self._pruner(self._record.patches_of(features), self._original(features, stride))
+        video = self._score(self._record.patches_of(features), self._original(features, stride))
+        return self._pruner([video])[0]
 
 
 class MarkedNewlines:
@@ -148,17 +156,17 @@ class MarkedNewlines:
         return torch.cat([rows, newline], dim=1).view(stream.shape)
 
 
-def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, backend: Backend) -> FastVidHandle:
+def patch(model: Any, settings: Settings) -> FastVidHandle:
     """Make a `LlavaQwenForCausalLM` prune its videos.
 
     Args:
         model: the model, its vision tower loaded.
-        scorer_for: gives the scorer of patches of so many channels.
-        config: the hyperparameters.
-        backend: as in `prune`.
+        settings: how.
 
     Raises:
-        ValueError: the model's configuration is one that this adapter does not know, or no token would be kept.
+        ValueError: the model's configuration is one that this adapter does not know, its head does not fit, or no
+            token would be kept.
+        OSError: no SigLIP checkpoint could be read.
 
     Source: SPEC section 8 for the newlines.
     """
@@ -166,18 +174,19 @@ def patch(model: Any, scorer_for: Callable[[int], Scorer], config: PruneConfig, 
     tower = model.get_vision_tower()
     side, mode = tower.num_patches_per_side, model.config.mm_spatial_pool_mode
     pool = partial(pool_to_grid, grid=(side, side), mode=mode, stride=_STRIDE)
-    check_keeps_some(math.prod(pooled_grid((side, side), mode, _STRIDE)), config)
+    check_keeps_some(math.prod(pooled_grid((side, side), mode, _STRIDE)), settings.config)
     record = ProjectorRecord(model.get_model().mm_projector)
-    pruner = VideoPruner(scorer_for(tower.hidden_size), pool, config, backend)
+    score = PatchScorer(scorer(settings, tower.hidden_size), pool)
+    pruner = VideoPruner(settings.config, settings.backend)
     changed = {
         "prepare_inputs_labels_for_multimodal": RecordedCall(model.prepare_inputs_labels_for_multimodal, record),
-        "get_2dPool": MarkedPooling(model.get_2dPool, record, pruner),
+        "get_2dPool": MarkedPooling(model.get_2dPool, record, score, pruner),
         "add_token_per_grid": MarkedNewlines(model.add_token_per_grid),
         "add_token_per_frame": MarkedNewlines(model.add_token_per_frame),
         "create_masks_for_generate": masks_for_pruned_decoder,
     }
 
-    with FastVidHandle.undone_on_error(model, config, pruner) as handle:
+    with FastVidHandle.undone_on_error(model, settings.config) as handle:
         for name, value in changed.items():
             handle.set_attribute(model, name, value)
         handle.add_hooks(record.attach())

@@ -1,8 +1,9 @@
-"""From what enters a projector and what leaves it to marked video tokens."""
+"""From videos and the attention of their tokens to marked video tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,47 +11,109 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fastvid_kernels.adapters.decoder import mark_dropped
-from fastvid_kernels.adapters.scoring import Scorer
+from fastvid_kernels.adapters.stopwatch import part_of_pruning
 from fastvid_kernels.api import Backend, prune
+from fastvid_kernels.compilation import warmup
 from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.ops import backend_for
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a model knows of a video when it prunes it; all on one device.
+
+    Attributes:
+        tokens: `[F, N, D]`, projected and pooled.
+        attention: `[F, N]`.
+        features: `[F, G]`, global features of the frames; None: their mean tokens.
+    """
+
+    tokens: Tensor
+    attention: Tensor
+    features: Tensor | None = None
+
+    def split(self, videos: int) -> list[Video]:
+        """Its frames as so many videos of one length."""
+        length = len(self.tokens) // videos
+        parts = (self.tokens, self.attention, self.features)
+        split = [[None] * videos if part is None else part.split(length) for part in parts]
+        return [Video(*one) for one in zip(*split, strict=True)]
 
 
 class VideoPruner:
-    """Prunes the tokens of a model's videos, all videos of a call at once.
+    """Prunes the tokens of a model's videos: one call of the operator for all videos of a call whose frames are alike.
 
     Args:
-        score: attention and global features of the patches that enter the projector.
-        pool: brings attention `[F, P]` to the token grid, `[F, N]`, as the model brings its tokens there.
         config: the hyperparameters.
         backend: as in `prune`.
     """
 
-    def __init__(self, score: Scorer, pool: Callable[[Tensor], Tensor], config: PruneConfig, backend: Backend) -> None:
-        self._score = score
-        self._pool = pool
+    def __init__(self, config: PruneConfig, backend: Backend) -> None:
         self._config = config
         self._backend = backend
+        self._warm: set[Any] = set()
 
-    def __call__(self, patches: Tensor, tokens: Tensor, videos: int = 1) -> Tensor:
+    def __call__(self, videos: Sequence[Video]) -> list[Tensor]:
         """Mark the tokens that are dropped.
 
         Args:
-            patches: `[F, P, H]`, the vision tower's features that entered the projector.
-            tokens: `[F, N, D]`, the same after projection and pooling.
-            videos: the frames belong to so many videos of one length.
+            videos: of any sizes.
 
         Returns:
-            `[F, N, D]`: the kept tokens, merged where they were merged, in their places, -inf elsewhere.
+            For each, `[F, N, D]`: the kept tokens, merged where they were merged, in their places, -inf elsewhere.
         """
-        attention, features = self._score(patches)
-        frames = len(tokens)
+        with part_of_pruning(videos[0].tokens.device):
+            return self._marked(videos)
+
+    def _marked(self, videos: Sequence[Video]) -> list[Tensor]:
+        alike: dict[int, list[int]] = {}
+        for number, video in enumerate(videos):
+            alike.setdefault(video.tokens.shape[1], []).append(number)
+        marked: dict[int, Tensor] = {}
+        for numbers in alike.values():
+            pruned = self._prune([videos[number] for number in numbers])
+            marked.update(zip(numbers, pruned, strict=True))
+        return [marked[number] for number in range(len(videos))]
+
+    def _prune(self, videos: list[Video]) -> tuple[Tensor, ...]:
+        lengths = [len(video.tokens) for video in videos]
+        tokens = _joined([video.tokens for video in videos])
+        attention = _joined([video.attention for video in videos])
+        features = None if videos[0].features is None else _joined([_features(video) for video in videos])
         cu_frames = None
-        if videos > 1:
-            cu_frames = torch.arange(0, frames + 1, frames // videos, dtype=torch.int32, device=tokens.device)
-        attention = self._pool(attention).to(tokens.device)
-        features = None if features is None else features.to(tokens.device)
+        if len(videos) > 1:
+            ends = torch.tensor([0, *lengths]).cumsum(0)
+            cu_frames = ends.to(tokens.device, torch.int32)
+        self._warm_up(tokens, attention, features)
         kept = prune(tokens, attention, features, cu_frames, config=self._config, backend=self._backend)
-        return mark_dropped(tokens, *kept)
+        marked: tuple[Tensor, ...] = mark_dropped(tokens, *kept).split(lengths)
+        return marked
+
+    def _warm_up(self, tokens: Tensor, attention: Tensor, features: Tensor | None) -> None:
+        """At a model's first video, compile what its later ones will need too."""
+        if torch.compiler.is_compiling() or self._backend == "eager":
+            return
+        channels, dtype = (None, None) if features is None else (features.shape[1], features.dtype)
+        kind = (tokens.device, tokens.shape[2], tokens.dtype, attention.dtype, channels, dtype)
+        if kind in self._warm or backend_for(tokens.device, *tokens.shape[:2]) != "triton":
+            return
+        warmup(
+            *kind[:3],
+            attn_dtype=attention.dtype,
+            feature_channels=channels,
+            feature_dtype=dtype,
+            config=self._config,
+        )
+        self._warm.add(kind)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _features(video: Video) -> Tensor:
+    assert video.features is not None, "videos of one call have features, or none has"
+    return video.features
 
 
 class InputCapture:

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fastvid_kernels.adapters.pruner import Video
+from fastvid_kernels.adapters.settings import Settings
+from fastvid_kernels.adapters.stopwatch import part_of_pruning
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, SiglipHead, load_siglip_head
 
 Scorer = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """From patches `[F, P, H]`: their attention `[F, P]`, and the frames' global features `[F, G]` if there are any."""
 
 
-def scorer(siglip: str | Path | SiglipHead, attention: str, hidden_size: int) -> Scorer:
+DEFAULT_SIGLIP = "google/siglip-so400m-patch14-384"
+
+
+def scorer(settings: Settings, hidden_size: int) -> Scorer:
     """The scorer for patches of `hidden_size` channels.
+
+    Args:
+        settings: where neither a head nor an attention is given, that of `DEFAULT_SIGLIP`.
+        hidden_size: of the vision tower.
 
     Raises:
         ValueError: no such attention, or the head is for patches of another size.
         OSError: no SigLIP checkpoint could be read.
     """
+    siglip = DEFAULT_SIGLIP if settings.siglip is None else settings.siglip
+    attention = "siglip" if settings.attention is None else settings.attention
     if attention != "siglip":
         if attention not in ATTENTION_SUBSTITUTES:
             known = ", ".join(repr(name) for name in ["siglip", *ATTENTION_SUBSTITUTES])
@@ -35,6 +46,31 @@ def scorer(siglip: str | Path | SiglipHead, attention: str, hidden_size: int) ->
             f"of {', '.join(ATTENTION_SUBSTITUTES)}"
         )
     return HeadScorer(head)
+
+
+class PatchScorer:
+    """Attention and features of a model's frames from the patches that entered its projector.
+
+    Args:
+        score: attention and global features of the patches.
+        pool: brings attention `[F, P]` to the token grid, `[F, N]`, as the model brings its tokens there.
+    """
+
+    def __init__(self, score: Scorer, pool: Callable[[Tensor], Tensor]) -> None:
+        self._score = score
+        self._pool = pool
+
+    def __call__(self, patches: Tensor, tokens: Tensor) -> Video:
+        """What the frames look like to the pruner.
+
+        Args:
+            patches: `[F, P, H]`, the vision tower's features that entered the projector.
+            tokens: `[F, N, D]`, the same after projection and pooling.
+        """
+        with part_of_pruning(patches.device):
+            attention, features = self._score(patches)
+            attention = self._pool(attention).to(tokens.device)
+            return Video(tokens, attention, None if features is None else features.to(tokens.device))
 
 
 class HeadScorer:

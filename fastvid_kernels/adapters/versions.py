@@ -1,13 +1,19 @@
-"""Which versions of transformers an adapter was tested with."""
+"""What differs between versions of transformers, and which of them an adapter was tested with."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from packaging.version import Version
 
+OLDEST, TOO_NEW = "5.17", "5.25"
 _UNTESTED = "other versions were not tested, and what differs in them may give wrong answers without an error"
+# What models call their cache: an argument, and a field of what they return. Renamed in 5.24, which takes both names.
+_CACHE_NAMES = ("cache", "past_key_values")
 
 
-def check_transformers(oldest: str, too_new: str, reason: str = _UNTESTED) -> None:
+def check_transformers(oldest: str = OLDEST, too_new: str = TOO_NEW, reason: str = _UNTESTED) -> None:
     """Raise unless `oldest` <= the installed version < `too_new`.
 
     Args:
@@ -18,10 +24,24 @@ def check_transformers(oldest: str, too_new: str, reason: str = _UNTESTED) -> No
     Raises:
         RuntimeError: another version is installed.
     """
-    import transformers
-
-    version = Version(transformers.__version__)
+    version = _installed()
     if not Version(oldest) <= version < Version(too_new):
         raise RuntimeError(
             f"transformers must be at least {oldest} and below {too_new} for this model, got {version}: {reason}"
         )
+
+
+def cache_name() -> str:
+    """What the installed version's models call their cache."""
+    return "cache" if _installed() >= Version("5.24") else "past_key_values"
+
+
+def cache_of(arguments: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a model, by whichever name."""
+    return next((arguments[name] for name in _CACHE_NAMES if arguments.get(name) is not None), None)
+
+
+def _installed() -> Version:
+    import transformers
+
+    return Version(transformers.__version__)

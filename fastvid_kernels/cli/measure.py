@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastvid_kernels.adapters import FastVidHandle
+from fastvid_kernels.adapters.stopwatch import measured_seconds, wait
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def compare(model: Any, inputs: dict[str, Tensor], patch: Callable[[], FastVidHa
     """
     plain, pruned = _Runs(model, inputs), _Runs(model, inputs)
     pruning = []
-    patches, tokens = _pruner_inputs(model, inputs["pixel_values_videos"])
     for turn in range(repeats + 1):
         plain.measure(keep=turn > 0)
-        with patch() as handle:
+        with patch():
             pruned.measure(keep=turn > 0)
-            seconds, _ = _timed(model.device, partial(handle.pruner, patches, tokens))
-            pruning += [seconds] if turn > 0 else []
+            with measured_seconds() as seconds:
+                _video_features(model, inputs)
+            pruning += [sum(seconds)] if turn > 0 else []
     return Comparison(plain.arm(), pruned.arm(), statistics.median(pruning), repeats)
 
 
@@ -112,9 +112,7 @@ def _prompt_embeddings(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """What enters the language model for a prompt, dropped tokens marked where the model prunes."""
     ids = inputs["input_ids"]
     # The feature of a video may come with its newline or without it.
-    features = model.model.get_video_features(inputs["pixel_values_videos"], return_dict=True).pooler_output.flatten(
-        0, 1
-    )
+    features = _video_features(model, inputs).flatten(0, 1)
     if len(features) < int((ids == model.config.video_token_id).sum()):
         features = torch.cat([features, model.model.image_newline[None].to(features)])
     embeds: Tensor = model.get_input_embeddings()(ids)
@@ -122,25 +120,17 @@ def _prompt_embeddings(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     return embeds.masked_scatter(is_video, features.to(embeds.dtype))
 
 
-def _pruner_inputs(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Patches `[F, P, H]` and pooled tokens `[F, N, D]` of a video."""
-    features = model.model.vision_tower(pixels[0], output_hidden_states=True)
-    patches = features.hidden_states[model.config.vision_feature_layer]
-    return patches, model.model.apply_pooling(model.model.multi_modal_projector(patches)).contiguous()
+def _video_features(model: Any, inputs: dict[str, Tensor]) -> Any:
+    return model.model.get_video_features(inputs["pixel_values_videos"], return_dict=True).pooler_output
 
 
 def _timed(device: torch.device, run: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds until the device has done what `run` asked of it, and what it returned."""
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     result = run()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start, result
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def process_peak_bytes() -> int:

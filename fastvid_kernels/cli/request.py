@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastvid_kernels.adapters.apply import DEFAULT_SIGLIP
+from fastvid_kernels.adapters.scoring import DEFAULT_SIGLIP
 
 SYNTHETIC = "synthetic"
 

@@ -1,7 +1,7 @@
 """[CLS] attention and global frame features: SigLIP's head, and the pooling of its attention to a model's tokens.
 
 `config` and `head` are the head itself, `files` and `checkpoint` load one, `pooling` brings its attention to the
-token grid, and `substitutes` are there for models without it. Knows no language model.
+token grid; `tower_attention` is for towers without such a head, and `substitutes` for any. Knows no language model.
 """
 
 from fastvid_kernels.vision.checkpoint import load_siglip_head
@@ -9,14 +9,20 @@ from fastvid_kernels.vision.config import SiglipHeadConfig
 from fastvid_kernels.vision.head import HeadOutput, SiglipHead
 from fastvid_kernels.vision.pooling import PoolingMode, pool_to_grid, pooled_grid
 from fastvid_kernels.vision.substitutes import ATTENTION_SUBSTITUTES
+from fastvid_kernels.vision.tower_attention import TOWER_ATTENTION, TowerScore, mean_query, received, rotated
 
 __all__ = [
     "ATTENTION_SUBSTITUTES",
+    "TOWER_ATTENTION",
     "HeadOutput",
     "PoolingMode",
     "SiglipHead",
     "SiglipHeadConfig",
+    "TowerScore",
     "load_siglip_head",
+    "mean_query",
     "pool_to_grid",
     "pooled_grid",
+    "received",
+    "rotated",
 ]

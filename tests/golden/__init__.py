@@ -1,4 +1,7 @@
-"""Outputs of the published LLaVA-Video form of FastVID, its random tie-break set to zero (SPEC, golden/)."""
+"""Outputs of the published forms of FastVID, the random tie-break set to zero (SPEC, golden/).
+
+Those of LLaVA-Video, and of the block for Qwen2.5-VL, its hyperparameter `ignore` inactive.
+"""
 
 import json
 from dataclasses import dataclass
@@ -59,14 +62,35 @@ def case_names() -> list[str]:
     return list(_descriptions())
 
 
+@dataclass
+class QwenCase:
+    """One video without frame features, and the F*K tokens that the published Qwen2.5-VL block made of it."""
+
+    tokens: Tensor
+    """`[F, N, D]` float32."""
+    attn: Tensor
+    """`[F, N]` float32."""
+    hyperparameters: dict[str, Any]
+    """Keyword arguments of `prune`."""
+    expected_tokens: Tensor
+    """`[F*K, D]` float32."""
+    expected_indices: Tensor
+    """`[F*K]` int64, `frame * N + position`."""
+
+
+QWEN_CASES = ("qwen_wide", "qwen_tall")
+
+
+def load_qwen_case(name: str) -> QwenCase:
+    """The case of that name, one of `QWEN_CASES`."""
+    cases = {case["name"]: case for case in json.loads((_FOLDER / "qwen_cases.json").read_text())}
+    return QwenCase(hyperparameters=cases[name]["hyperparameters"], **_arrays(name))
+
+
 def load_case(name: str) -> GoldenCase:
     """The case of that name; arrays stored as float16 come as float32."""
     description = _descriptions()[name]
-    with np.load(_FOLDER / f"{name}.npz") as stored:
-        arrays = {key: torch.from_numpy(stored[key]) for key in stored.files}
-    for key, array in arrays.items():
-        if array.dtype == torch.float16:
-            arrays[key] = array.float()
+    arrays = _arrays(name)
     rows, columns = description["grid"]
     return GoldenCase(
         name=name,
@@ -75,3 +99,9 @@ def load_case(name: str) -> GoldenCase:
         segment_lengths=arrays.pop("segment_lengths").tolist(),
         **arrays,
     )
+
+
+def _arrays(name: str) -> dict[str, Any]:
+    with np.load(_FOLDER / f"{name}.npz") as stored:
+        arrays = {key: torch.from_numpy(stored[key]) for key in stored.files}
+    return {key: array.float() if array.dtype == torch.float16 else array for key, array in arrays.items()}

@@ -12,7 +12,7 @@ import reference
 from fastvid_kernels import prune
 from tests.eager.test_letterbox import DIM, letterboxed_film
 from tests.eager.test_parity import RAGGED, SHAPES, ragged_batch, small_integers, strided_views, video
-from tests.golden import case_names, load_case
+from tests.golden import QWEN_CASES, case_names, load_case, load_qwen_case
 from tests.kernels.explained import check_call, explanation_of, own_distances, run_kernels
 from tests.stages import assert_same_bits
 from tests.test_validation import HOSTILE_CU_FRAMES
@@ -51,6 +51,14 @@ def test_kernels_reproduce_the_published_code(name: str) -> None:
     torch.testing.assert_close(call.output, case.expected_tokens, rtol=0, atol=1e-5)
     segments = explanation_of(call).segments
     assert (segments[:, 1] - segments[:, 0]).tolist() == case.segment_lengths
+
+
+@pytest.mark.parametrize("name", QWEN_CASES)
+def test_kernels_reproduce_the_published_block_for_qwen(name: str) -> None:
+    case = load_qwen_case(name)
+    call = run_kernels(case.tokens, case.attn, None, **case.hyperparameters)
+    assert torch.equal(call.indices, case.expected_indices)
+    torch.testing.assert_close(call.output, case.expected_tokens, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import reference
-from tests.golden import case_names, load_case
+from tests.golden import QWEN_CASES, case_names, load_case, load_qwen_case
 
 
 @pytest.mark.parametrize("name", case_names())
@@ -12,6 +12,14 @@ def test_oracle_reproduces_the_published_code(name: str) -> None:
     case = load_case(name)
     pruned = reference.prune(case.tokens, case.attn, case.frame_features, **case.hyperparameters)
     assert [end - start for start, end in pruned.segments] == case.segment_lengths
+    assert torch.equal(pruned.indices, case.expected_indices)
+    torch.testing.assert_close(pruned.rounded(), case.expected_tokens, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", QWEN_CASES)
+def test_oracle_reproduces_the_published_block_for_qwen(name: str) -> None:
+    case = load_qwen_case(name)
+    pruned = reference.prune(case.tokens, case.attn, None, **case.hyperparameters)
     assert torch.equal(pruned.indices, case.expected_indices)
     torch.testing.assert_close(pruned.rounded(), case.expected_tokens, rtol=0, atol=1e-5)
 

@@ -1,0 +1,212 @@
+"""Qwen-VL and its kin of transformers: towers without [CLS], frames of any size, three rows of positions.
+
+Changes to the instance, all undone by `FastVidHandle.remove`:
+
+- `model.model.get_video_features` marks the tokens that are dropped; placeholders and counts stay as they are;
+- two hooks on the last block of `visual` score the tokens;
+- the hooks of `PrunedDecoder` on the language model;
+- `model.create_masks_for_generate` leaves the masks of static caches to the decoder, which knows what the cache holds.
+
+A frame here is what the tower calls one: two sampled frames in one temporal patch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvid_kernels.adapters.decoder import PrunedDecoder, has_sliding_window, masks_for_pruned_decoder
+from fastvid_kernels.adapters.handle import FastVidHandle
+from fastvid_kernels.adapters.pruner import Video, VideoPruner
+from fastvid_kernels.adapters.settings import Settings
+from fastvid_kernels.adapters.stopwatch import part_of_pruning
+from fastvid_kernels.adapters.tower import Grid, TowerAttention
+from fastvid_kernels.adapters.versions import check_transformers as check_version
+from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, TOWER_ATTENTION
+
+__all__ = ["DEFAULTS", "MODELS", "PACKAGE", "Family", "check_version", "patch"]
+
+PACKAGE = "transformers"
+# As published for Qwen2.5-VL.
+DEFAULTS = PruneConfig(retention_ratio=0.27, tau=0.84)
+DEFAULT_ATTENTION = "mean_query"
+
+
+def in_rows(tower: Any, grids: Tensor) -> Tensor | None:
+    """The tower has the tokens of a frame in rows."""
+    return None
+
+
+def in_windows(tower: Any, grids: Tensor) -> Tensor | None:
+    """The tower has the tokens of a frame window by window: for each of its tokens, the place in rows."""
+    from transformers.vision_utils import get_vision_window_index
+
+    order: Tensor = get_vision_window_index(
+        grids.cpu(), tower.spatial_merge_size, window_size=tower.window_size, patch_size=tower.patch_size
+    )[0]
+    return order
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the adapter has to know of a model's class.
+
+    Attributes:
+        grids: the argument of `get_video_features` that says how many frames, rows and columns of patches a video has.
+        order: in which order the tower's last block has the tokens.
+    """
+
+    grids: str = "video_grid_thw"
+    order: Callable[[Any, Tensor], Tensor | None] = in_rows
+
+
+MODELS = {
+    "Qwen2VLForConditionalGeneration": Family(),
+    "Qwen2_5_VLForConditionalGeneration": Family(order=in_windows),
+    "Qwen3VLForConditionalGeneration": Family(),
+    "Qwen3VLMoeForConditionalGeneration": Family(),
+    "Qwen3_5ForConditionalGeneration": Family(),
+    "Qwen3_5MoeForConditionalGeneration": Family(),
+    "Glm4vForConditionalGeneration": Family(),
+    "Glm46VForConditionalGeneration": Family(),
+}
+
+
+class TokenScorer:
+    """Attention of the tokens of a call's videos: from the tower's last block, or from the tokens alone.
+
+    Args:
+        name: of the attention.
+        family: of the model.
+        tower: its vision tower.
+
+    Raises:
+        ValueError: no such attention.
+    """
+
+    def __init__(self, name: str, family: Family, tower: Any) -> None:
+        if name not in (*TOWER_ATTENTION, *ATTENTION_SUBSTITUTES):
+            known = ", ".join(map(repr, (*TOWER_ATTENTION, *ATTENTION_SUBSTITUTES)))
+            raise ValueError(f"attention must be one of {known} for this model, got {name!r}")
+        self._family = family
+        self._tower = tower
+        self._of_tokens = ATTENTION_SUBSTITUTES.get(name)
+        score = TOWER_ATTENTION.get(name)
+        self.of_tower = (
+            None
+            if score is None
+            else TowerAttention(tower.blocks[-1].attn, score, patches_per_token=tower.spatial_merge_size**2)
+        )
+
+    def __call__(self, run: Callable[..., Any], grids: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, list[Video]]:
+        """What `run` returns, and the videos among that.
+
+        Args:
+            run: `get_video_features` of the model.
+            grids: int64 `[videos, 3]`.
+            *args: of `run`.
+            **kwargs: of `run`.
+        """
+        sizes: list[Grid] = [(frames, rows, columns) for frames, rows, columns in grids.tolist()]
+        scores: list[Tensor] | None = None
+        if self.of_tower is None:
+            outputs = run(*args, **kwargs)
+        else:
+            outputs, scores = self.of_tower.of(run, sizes, *args, **kwargs)
+        _check_named(outputs)
+        tokens = [one.unflatten(0, (size[0], -1)) for one, size in zip(outputs.pooler_output, sizes, strict=True)]
+        with part_of_pruning(tokens[0].device):
+            if scores is None:
+                assert self._of_tokens is not None
+                scores = [self._of_tokens(one) for one in tokens]
+            else:
+                scores = self._in_rows(scores, grids)
+            scores = [score.to(one.device) for score, one in zip(scores, tokens, strict=True)]
+        return outputs, [Video(*one) for one in zip(tokens, scores, strict=True)]
+
+    def _in_rows(self, scores: Sequence[Tensor], grids: Tensor) -> list[Tensor]:
+        order = self._family.order(self._tower, grids)
+        if order is None:
+            return list(scores)
+        flat = torch.cat([score.flatten() for score in scores])
+        flat = torch.empty_like(flat).index_copy(0, order.to(flat.device), flat)
+        parts = flat.split([score.numel() for score in scores])
+        return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
+
+
+class MarkedVideoFeatures:
+    """`get_video_features` with its dropped tokens marked."""
+
+    def __init__(self, original: Any, family: Family, score: TokenScorer, pruner: VideoPruner) -> None:
+        self._original = original
+        self._family = family
+        self._score = score
+        self._pruner = pruner
+        # `generate` asks which of its arguments this one takes.
+        self.__signature__ = inspect.signature(original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model's own method returns, with dropped tokens marked."""
+        grids = self.__signature__.bind(*args, **kwargs).arguments.get(self._family.grids)
+        if grids is None:
+            return self._original(*args, **kwargs)
+        outputs, videos = self._score(self._original, grids, *args, **kwargs)
+        outputs.pooler_output = tuple(one.flatten(0, 1) for one in self._pruner(videos))
+        return outputs
+
+
+def patch(model: Any, settings: Settings) -> FastVidHandle:
+    """Make a model of `MODELS` prune its videos.
+
+    Args:
+        model: the model.
+        settings: how.
+
+    Raises:
+        ValueError: the model's configuration is one that this adapter does not know, or an argument does not fit it.
+
+    Source: the published FastVID for Qwen2.5-VL, without its hyperparameter `ignore`; SPEC section 8.
+    """
+    family = next(MODELS[cls.__name__] for cls in type(model).__mro__ if cls.__name__ in MODELS)
+    tower, decoder = model.model.visual, model.model.language_model
+    _check_supported(model, settings)
+    score = TokenScorer(settings.attention or DEFAULT_ATTENTION, family, tower)
+    pruner = VideoPruner(settings.config, settings.backend)
+    features = MarkedVideoFeatures(model.model.get_video_features, family, score, pruner)
+
+    with FastVidHandle.undone_on_error(model, settings.config) as handle:
+        handle.set_attribute(model.model, "get_video_features", features)
+        handle.set_attribute(model, "create_masks_for_generate", masks_for_pruned_decoder)
+        if score.of_tower is not None:
+            handle.add_hooks(score.of_tower.attach())
+        handle.add_hooks(PrunedDecoder(decoder).attach())
+    return handle
+
+
+def _check_supported(model: Any, settings: Settings) -> None:
+    name = type(model).__name__
+    if settings.siglip is not None or settings.attention == "siglip":
+        raise ValueError(
+            f"siglip is not for {name}, whose attention comes from its own vision tower: leave it out, or choose with "
+            f"attention=..., one of {', '.join((*TOWER_ATTENTION, *ATTENTION_SUBSTITUTES))}"
+        )
+    if has_sliding_window(model.model.language_model.config):
+        raise ValueError(f"the language model must have no sliding-window layers, got a {name} with some")
+    tower = model.model.visual
+    full = getattr(tower, "fullatt_block_indexes", None)
+    if full is not None and len(tower.blocks) - 1 not in full:
+        raise ValueError(
+            "the last block of the vision tower must attend to whole frames, got fullatt_block_indexes "
+            f"{list(full)} of {len(tower.blocks)} blocks"
+        )
+
+
+def _check_named(outputs: Any) -> None:
+    if isinstance(outputs, tuple) or outputs is None:
+        raise ValueError("get_video_features must return a dict where video tokens are pruned: use return_dict=True")
