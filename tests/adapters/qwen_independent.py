@@ -194,11 +194,16 @@ def generated(
         chosen.append(decoded(model, row)[-1])
         token = chosen[-1].argmax()
         ids.append(int(token))
-        row = Row(
-            torch.cat([row.embeds, model.get_input_embeddings()(token)[None]]),
-            torch.cat([row.positions, row.positions[:, -1:] + 1], dim=1),
-            row.places,
-            torch.cat([row.visual, torch.tensor([False])]),
-            row.deepstack,
-        )
+        row = extended(model, row, token)
     return ids, torch.stack(chosen)
+
+
+def extended(model: Any, row: Row, token: Tensor) -> Row:
+    """The row with a generated token at its end."""
+    return Row(
+        torch.cat([row.embeds, model.get_input_embeddings()(token)[None]]),
+        torch.cat([row.positions, row.positions[:, -1:] + 1], dim=1),
+        row.places,
+        torch.cat([row.visual, torch.tensor([False])]),
+        row.deepstack,
+    )

@@ -178,6 +178,19 @@ class Prompt:
             self.ids + more.ids, self.types + more.types, self.videos + more.videos, self.images + more.images
         )
 
+    def only_after(self, first: Prompt) -> Prompt:
+        """The row without a row that it continues."""
+        return Prompt(
+            self.ids[len(first.ids) :],
+            self.types[len(first.types) :],
+            self.videos[len(first.videos) :],
+            self.images[len(first.images) :],
+        )
+
+    def without_last(self, count: int) -> Prompt:
+        """The row without its last words."""
+        return Prompt(self.ids[:-count], self.types[:-count], self.videos, self.images)
+
 
 def prompt(kind: str, *parts: Any) -> Prompt:
     """A row of words (lists of ids), videos (`Clip`) and images (`Clip` of one frame)."""
