@@ -151,6 +151,8 @@ class MarkedVideoFeatures:
         # `generate` asks which of its arguments this one takes.
         self.__signature__ = inspect.signature(original)
 
+    # Not traced: how many videos of which sizes is data, and what hooks tell each other is lost between graphs.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the model's own method returns, with dropped tokens marked."""
         grids = self.__signature__.bind(*args, **kwargs).arguments.get(self._family.grids)

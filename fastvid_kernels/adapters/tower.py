@@ -45,6 +45,11 @@ class TowerAttention:
         self._grids, self._scores = grids, []
         try:
             result = run(*args, **kwargs)
+            if len(self._scores) != len(grids):
+                raise RuntimeError(
+                    "the vision tower's last block must run as a module of its own where video tokens are pruned: "
+                    "compile the whole model, not its tower"
+                )
             return result, self._scores
         finally:
             self._grids, self._angles, self._scores = (), None, []
