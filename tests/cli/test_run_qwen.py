@@ -1,0 +1,127 @@
+"""`fastvid run` with a Qwen-VL."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from fastvid_kernels.cli.synthetic import synthetic_frames
+from tests.adapters import qwen_independent, tiny_qwen
+from tests.adapters.tiny_qwen import END, FRAMES_A_PATCH, IMAGE, MERGE, PATCH, START, VIDEO, VOCABULARY, Clip
+from tests.cli.test_run import row, run
+
+TEMPLATE = (
+    "{% for message in messages %}ask {% for part in message['content'] %}"
+    "{{ '<|vision_start|><|video_pad|><|vision_end|>' if part['type'] == 'video' else part['text'] }}"
+    "{% endfor %} answer{% endfor %}"
+)
+MARKS = {START: "<|vision_start|>", END: "<|vision_end|>", VIDEO: "<|video_pad|>", IMAGE: "<|image_pad|>"}
+SAID = ["ask", "answer", "<0.2", "<1.2", "<2.2", "seconds>"]
+WORDS = ["[PAD]", "[UNK]", *SAID, *(f"w{number}" for number in range(2 + len(SAID), VOCABULARY))]
+for place, mark in MARKS.items():
+    WORDS[place] = mark
+IDS = {word: number for number, word in enumerate(WORDS)}
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
+SIDE = 24
+
+
+def write_qwen(kind: str, directory: Path) -> Path:
+    """`tiny_qwen.model(kind)`, with a tokenizer of words."""
+    tiny_qwen.model(kind).save_pretrained(directory)
+    vocabulary = Tokenizer(models.WordLevel(IDS, unk_token="[UNK]"))
+    vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    vocabulary.add_special_tokens([AddedToken(mark) for mark in MARKS.values()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="[UNK]", pad_token="[PAD]")
+    tokenizer.save_pretrained(directory)
+    preprocessor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "patch_size": PATCH,
+        "merge_size": MERGE,
+        "temporal_patch_size": FRAMES_A_PATCH,
+        "size": {"shortest_edge": 64, "longest_edge": 640},
+        "image_mean": MEAN,
+        "image_std": STD,
+    }
+    (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    (directory / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    return directory
+
+
+def patches_of(frames: np.ndarray) -> torch.Tensor:
+    """Merged patches next to each other, and in each channel by channel, frame by frame, row by row."""
+    resized = [Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for frame in frames]
+    pixels = np.stack([np.asarray(frame) for frame in resized]).astype(np.float32) / 255
+    pixels = torch.from_numpy(((pixels - MEAN) / STD).astype(np.float32))
+    cells = SIDE // PATCH // MERGE
+    patches = []
+    for first in range(0, len(frames), FRAMES_A_PATCH):
+        for cell in range(cells**2):
+            for inner in range(MERGE**2):
+                top = PATCH * (cell // cells * MERGE + inner // MERGE)
+                left = PATCH * (cell % cells * MERGE + inner % MERGE)
+                both = pixels[first : first + FRAMES_A_PATCH, top : top + PATCH, left : left + PATCH]
+                patches.append(both.permute(3, 0, 1, 2).flatten())
+    return torch.stack(patches)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen2.5", "qwen3"])
+@pytest.mark.parametrize("frames", [6, 5])
+def test_a_checkpoint_answers_what_it_should(kind: str, frames: int, tmp_path: Path) -> None:
+    """Words, timestamps, pixels and positions go in as they should: both answers are the independent computation's."""
+    checkpoint = write_qwen(kind, tmp_path)
+    result = run("--model", checkpoint, "--video", "synthetic", "--frames", frames, "--question", " w17 w18 w19",
+                 "--new-tokens", 5, "--repeats", 1)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    pictures = synthetic_frames(frames)
+    if frames == 5:
+        pictures = np.concatenate([pictures, pictures[-1:]])
+    cells = SIDE // PATCH
+    clip = Clip(patches_of(pictures), (3, cells, cells))
+    n = clip.tokens_per_frame
+    # Two frames a second: the middles of the pairs, to a tenth; an odd last frame stands twice.
+    times = ["<0.2", "<1.2", "<2.0" if frames == 5 else "<2.2"]
+    if tiny_qwen.KINDS[kind].timestamps:
+        video = [token for time in times for token in (IDS.get(time, 1), IDS["seconds>"], START, *[VIDEO] * n, END)]
+    else:
+        video = [VIDEO] * (3 * n)
+    ids = [IDS["ask"], START, *video, END, *(IDS[word] for word in ("w17", "w18", "w19", "answer"))]
+    prompt = tiny_qwen.Prompt(ids, [2 * (token == VIDEO) for token in ids], videos=(clip,))
+    model = tiny_qwen.model(kind)
+    for name, ratio in (("without pruning", 1.0), ("pruned", 0.27)):
+        expected, _ = qwen_independent.generated(kind, model, prompt, {"retention_ratio": ratio}, 5)
+        answer = " ".join(WORDS[token] for token in expected)
+        assert f"{name}: {answer}\n" in result.output
+    assert row(result.output, "video tokens")[:2] == [str(3 * n), str(3 * int(n * 0.27))]
+
+
+@pytest.mark.parametrize(("architecture", "tokens"), [("qwen2.5-vl", "392"), ("qwen3-vl", "288")])
+def test_random_weights(architecture: str, tokens: str) -> None:
+    result = run(
+        "--random-weights", architecture, "--video", "synthetic", "--frames", 4, "--repeats", 1, "--new-tokens", 2
+    )
+    assert result.exit_code == 0, result.output
+    assert row(result.output, "video tokens")[0] == tokens
+    assert "retention 0.27" in result.output
+    assert "the words mean nothing" in result.output
+
+
+def test_a_question_that_holds_a_placeholder_gets_one_line(tmp_path: Path) -> None:
+    for name, words in (("qwen3-vl", "what is <|video_pad|>"), ("small", "what is <video>?")):
+        result = run("--random-weights", name, "--video", "synthetic", "--frames", 2, "--question", words)
+        assert result.exit_code == 2
+        assert "--question must not hold <" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_retention_that_keeps_nothing_of_a_small_frame_gets_one_line(tmp_path: Path) -> None:
+    checkpoint = write_qwen("qwen3", tmp_path)
+    result = run("--model", checkpoint, "--video", "synthetic", "--frames", 4, "--retention", 0.1)
+    assert result.exit_code == 2
+    assert "--retention 0.1 is too small" in result.stderr
