@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
+NEWEST := .venv-newest/bin
 # Two test processes of one thread each beat one process of two threads.
 PYTEST_FLAGS ?= -n 2
 export OMP_NUM_THREADS ?= 1
@@ -21,13 +22,14 @@ define emulated_lane
 endef
 endif
 
-.PHONY: help demo test test-slow test-lowest test-interpreter gpu lint bench kernel-report clean
+.PHONY: help demo test test-slow test-lowest test-newest test-interpreter gpu lint bench kernel-report clean
 
 help:
 	@echo "make demo         prune a real clip to 10 %, draw what was kept (fastvid_demo.png), let a model answer about it"
 	@echo "make test         the tests, minutes on two cores"
 	@echo "make test-slow    the long ones"
 	@echo "make test-lowest  the tests with the oldest supported versions (constraints-lowest.txt)"
+	@echo "make test-newest  the tests with whatever torch and transformers are newest: shows what they rename"
 	@echo "make test-interpreter  the tests that run kernels, in Triton's interpreter: for debugging"
 	@echo "make gpu          on a machine with CUDA, as it is: all that a GPU has to show (benchmarks/results/gpu)"
 	@echo "make lint         ruff and mypy"
@@ -44,6 +46,12 @@ help:
 	$(PYTHON) -m venv .venv-lowest
 	grep -v -E '^(torch|triton|transformers|huggingface_hub|tokenizers)==' constraints.txt | cat - constraints-lowest.txt > .venv-lowest/constraints.txt
 	$(LOWEST)/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable ".[test]"
+	touch $@
+
+.venv-newest/installed: pyproject.toml setup.py
+	$(PYTHON) -m venv .venv-newest
+	$(NEWEST)/python -m pip install --quiet --editable ".[test]"
+	$(NEWEST)/python -m pip install --quiet --upgrade torch triton transformers
 	touch $@
 
 demo: .venv/installed
@@ -66,6 +74,9 @@ test-lowest: .venv-lowest/installed
 	$(LOWEST)/python -m pytest $(PYTEST_FLAGS)
 	$(call interpreter_lane,$(LOWEST),not slow)
 
+test-newest: .venv-newest/installed
+	$(NEWEST)/python -m pytest $(PYTEST_FLAGS) --any-version
+
 test-interpreter: .venv/installed
 	$(INTERPRET) $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "runs_kernels and not slow" tests/kernels
 
@@ -87,4 +98,4 @@ kernel-report: .venv/installed
 	$(BIN)/python -m benchmarks.kernel_report
 
 clean:
-	rm -rf .venv .venv-lowest
+	rm -rf .venv .venv-lowest .venv-newest

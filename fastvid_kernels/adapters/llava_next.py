@@ -25,7 +25,7 @@ from fastvid_kernels.adapters.handle import FastVidHandle
 from fastvid_kernels.adapters.pruner import VideoPruner
 from fastvid_kernels.adapters.scoring import PatchScorer, scorer
 from fastvid_kernels.adapters.settings import Settings
-from fastvid_kernels.adapters.versions import TOO_NEW, check_transformers
+from fastvid_kernels.adapters.versions import check_transformers
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.validation import check_keeps_some
 from fastvid_kernels.vision import pool_to_grid, pooled_grid
@@ -47,7 +47,6 @@ def check_version() -> None:
     """
     check_transformers(
         "4.46",
-        TOO_NEW,
         "4.40.2, which llava pins, makes its rotary table as long as the cache, so that survivors cannot keep their "
         "original positions; llava runs as it is with 4.51.3",
     )

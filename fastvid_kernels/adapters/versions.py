@@ -8,26 +8,26 @@ from typing import Any
 from packaging.version import Version
 
 OLDEST, TOO_NEW = "5.17", "5.25"
+"""The first version that was tested, and the first that was not."""
 _UNTESTED = "other versions were not tested, and what differs in them may give wrong answers without an error"
 # What models call their cache: an argument, and a field of what they return. Renamed in 5.24, which takes both names.
 _CACHE_NAMES = ("cache", "past_key_values")
 
 
-def check_transformers(oldest: str = OLDEST, too_new: str = TOO_NEW, reason: str = _UNTESTED) -> None:
-    """Raise unless `oldest` <= the installed version < `too_new`.
+def check_transformers(oldest: str = OLDEST, reason: str = _UNTESTED) -> None:
+    """Raise unless `oldest` <= the installed version < `TOO_NEW`.
 
     Args:
         oldest: the first version that was tested.
-        too_new: the first that was not.
         reason: ends the message.
 
     Raises:
         RuntimeError: another version is installed.
     """
     version = _installed()
-    if not Version(oldest) <= version < Version(too_new):
+    if not Version(oldest) <= version < Version(TOO_NEW):
         raise RuntimeError(
-            f"transformers must be at least {oldest} and below {too_new} for this model, got {version}: {reason}"
+            f"transformers must be at least {oldest} and below {TOO_NEW} for this model, got {version}: {reason}"
         )
 
 

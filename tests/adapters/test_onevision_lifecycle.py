@@ -235,6 +235,7 @@ class TestRefusals:
         self, model: Any, siglip_directory: Any, version: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("transformers.__version__", version)
+        monkeypatch.setattr("fastvid_kernels.adapters.versions.TOO_NEW", "5.25")
         with pytest.raises(RuntimeError, match=rf"at least 5\.17 and below 5\.25.*got {version}"):
             apply_fastvid(model, siglip=siglip_directory)
         assert not hasattr(model, "fastvid_handle")

@@ -183,6 +183,7 @@ class TestRefusals:
     @pytest.mark.parametrize("version", ["5.16.0", "5.25.0"])
     def test_an_unsupported_version(self, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("transformers.__version__", version)
+        monkeypatch.setattr("fastvid_kernels.adapters.versions.TOO_NEW", "5.25")
         with pytest.raises(RuntimeError, match=rf"at least 5\.17 and below 5\.25.*got {version}"):
             apply_fastvid(tiny_qwen.model("qwen3"))
 
