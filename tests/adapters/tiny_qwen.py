@@ -124,10 +124,10 @@ def model(kind: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32
     built = getattr(transformers, f"{own.prefix}ForConditionalGeneration")(config)
     spread(built)
     with torch.no_grad():
-        for name, parameter in built.named_parameters():
-            if "linear_attn" in name and parameter.dim() > 1:
-                # Any wider, and the gated states of random models lose five digits by themselves.
-                parameter *= 0.5
+        for name, parameter in built.model.language_model.named_parameters():
+            # Any wider, and the gated states of random models lose five digits by themselves.
+            if "linear_num_key_heads" in own.text and parameter.dim() > 1:
+                parameter *= 0.25 if "linear_attn" in name else 0.5 if "mlp" in name else 1
         built.lm_head.weight[PAD] = 0
         built.lm_head.weight[WORDS:] = 0
     built.set_attn_implementation(attention)
