@@ -94,11 +94,13 @@ def _film(request: Request, console: Console) -> Film:
         description = f"{SYNTHETIC}, {request.frames} frames"
         return Film(synthetic_frames(request.frames), indices, request.frames, SYNTHETIC_RATE, description)
     # Imported where it is needed: a synthetic video needs no decoder.
-    from fastvid_kernels.cli.video import default_clip, sample_video
+    from fastvid_kernels.cli.video import default_clip, lost_frames, sample_video
 
     path = default_clip() if request.video is None else Path(request.video)
     with progress_bar(console, "decoding") as on_progress:
         video = sample_video(path, request.frames, on_progress)
+    if video.lost:
+        console.print(lost_frames(video))
     description = f"{path}, {len(video.frames)} of {video.num_source_frames} frames"
     return Film(video.frames, video.source_indices, video.num_source_frames, video.frames_per_second, description)
 

@@ -21,7 +21,7 @@ from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME, Descriptors,
 from fastvid_kernels.cli.errors import CommandError, one_line_errors
 from fastvid_kernels.cli.picture import draw_pruning, save_png
 from fastvid_kernels.cli.progress import progress_bar
-from fastvid_kernels.cli.video import SampledVideo, default_clip, sample_video
+from fastvid_kernels.cli.video import SampledVideo, default_clip, lost_frames, sample_video
 from fastvid_kernels.ops import backend_for
 
 TIMED_RUNS = 9
@@ -60,6 +60,8 @@ def demo(
     except OSError as error:
         raise CommandError(f"cannot write {output}: {error.strerror or error}") from error
 
+    if sampled.lost:
+        console.print(lost_frames(sampled))
     if len(sampled.frames) < frames:
         found = _count(len(sampled.frames), "frame")
         console.print(f"The video has {found}, fewer than the {frames} asked for: all of it is used.")

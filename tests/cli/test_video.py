@@ -79,7 +79,7 @@ def test_a_wrong_frame_count_does_not_change_the_samples(
 ) -> None:
     clip = write_clip(tmp_path / "pan.mp4", pan(2, 25))
     honest = sample_video(clip, 6)
-    monkeypatch.setattr(video, "_count_packets", lambda path: claimed)
+    monkeypatch.setattr(video, "count_packets", lambda path: claimed)
 
     misled = sample_video(clip, 6)
 
@@ -134,7 +134,7 @@ def test_files_that_are_no_videos_are_named(tmp_path: Path) -> None:
     for path, complaint in (
         (empty, "cannot decode"),
         (noise, "cannot decode"),
-        (sound, "has no video stream"),
+        (sound, "has no video in it"),
         (tmp_path, "is a folder"),
         (tmp_path / "none.mp4", "there is no file"),
     ):

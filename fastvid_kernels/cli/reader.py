@@ -1,0 +1,176 @@
+"""The one place that opens a video file: its film, frame by frame, upright, whatever is broken in it.
+
+A file is opened by Python and handed to FFmpeg open and nameless, which therefore cannot read its name as an address or
+as a pattern of many files.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from fastvid_kernels.cli.errors import CommandError
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How to show what is stored: rows and columns exchanged, then each reversed or not."""
+
+    transposed: bool = False
+    flipped_columns: bool = False
+    flipped_rows: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Orientation:
+        """The nearest to a frame's display matrix (ISO/IEC 14496-12, 6.2.2); as stored where it has no valid one."""
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+        if data is None:
+            return cls()
+        # x' = a x + c y and y' = b x + d y, in the order a, b, u, c, d, v, ...
+        a, b, _, c, d, *_ = (float(one) for one in np.frombuffer(bytes(data), dtype=np.int32))
+        if abs(a * d - b * c) < 1e-6 * (a * a + b * b + c * c + d * d) or a == b == c == d == 0:
+            return cls()
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            return cls(transposed=True, flipped_columns=c < 0, flipped_rows=b < 0)
+        return cls(flipped_columns=a < 0, flipped_rows=d < 0)
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """A picture `[H, W, 3]` as it should be shown."""
+        if self.transposed:
+            pixels = pixels.swapaxes(0, 1)
+        return pixels[:: -1 if self.flipped_rows else 1, :: -1 if self.flipped_columns else 1]
+
+
+@dataclass
+class Losses:
+    """What a file should hold and did not give.
+
+    Attributes:
+        packets: parts of the film that were found; one is a frame, or half of one in an interlaced film.
+        frames: that came out of them.
+        lost: parts that could not be decoded, or are missing at the end.
+        suspicious: whether a decoder on several threads may have dropped or repaired something without a word.
+    """
+
+    packets: int = 0
+    frames: int = 0
+    lost: int = 0
+    suspicious: bool = False
+
+
+def check_is_file(path: Path) -> None:
+    """Raise unless a path names a regular file that can be opened.
+
+    Raises:
+        CommandError: it does not.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise CommandError(f"{path} is a folder, not a video")
+        if not stat.S_ISREG(mode):
+            raise CommandError(f"{path} must be a regular file, which can be read twice: save it to one first")
+        path.open("rb").close()
+    except FileNotFoundError as error:
+        raise CommandError(f"there is no file {path}") from error
+    except (OSError, ValueError) as error:
+        raise CommandError(f"cannot open {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def count_packets(path: Path) -> int:
+    """Frames to expect: counting packets reads the file without decoding it, and headers often lie."""
+    losses = Losses()
+    with _opened(path) as container:
+        return sum(1 for packet in _packets(container, _film(container, path), losses) if packet and packet.size)
+
+
+def read_frames(path: Path, losses: Losses, *, threads: bool) -> Iterator[tuple[av.VideoFrame, VideoStream]]:
+    """The film's frames in the order that they are shown.
+
+    Args:
+        path: a file.
+        losses: is filled in as frames come.
+        threads: whether to decode on all cores; on one, what a damaged file gives is the same everywhere.
+    """
+    with _opened(path) as container:
+        film = _film(container, path)
+        film.thread_type = "AUTO" if threads else "NONE"
+        for packet in _packets(container, film, losses):
+            if packet is not None:
+                losses.packets += bool(packet.size)
+                if packet.is_corrupt:
+                    # Cut short: some decoders would fill up a frame with whatever is in memory.
+                    losses.lost += 1
+                    continue
+            try:
+                frames = film.decode(packet)
+            except av.FFmpegError:
+                losses.lost += 1
+                continue
+            for frame in frames:
+                losses.frames += 1
+                losses.suspicious |= frame.is_corrupt
+                yield frame, film
+        losses.lost += max(0, film.frames - losses.packets)
+        losses.suspicious |= losses.lost > 0 or losses.frames != losses.packets
+
+
+def _packets(
+    container: av.container.InputContainer, film: VideoStream, losses: Losses
+) -> Iterator[av.Packet[VideoStream] | None]:
+    """All that can be read, and an empty one or None at the end, at which a decoder gives what it has held back."""
+    packets: Any = container.demux(film)
+    try:
+        yield from packets
+    except av.FFmpegError:
+        # A recording that broke off: what came before it is as good as ever.
+        losses.lost += 1
+        yield None
+
+
+class _Nameless(io.RawIOBase):
+    """An open file that does not tell its name."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[av.container.InputContainer]:
+    opened: Any = av.open
+    with path.open("rb") as file, opened(_Nameless(file), metadata_errors="replace") as container:
+        yield container
+
+
+def _film(container: av.container.InputContainer, path: Path) -> VideoStream:
+    """The best stream of moving pictures: a cover is none."""
+    films = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+    if not films:
+        raise CommandError(f"{path} has no video in it")
+    best = container.streams.best("video")
+    return best if best in films else films[0]
