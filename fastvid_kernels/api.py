@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal, NamedTuple
 
 import torch
@@ -84,7 +85,18 @@ def prune(
     return Pruned(kept.view(videos, -1, channels), indices.view(videos, -1) - first_token)
 
 
-def _operator(backend: Backend) -> torch._ops.OpOverloadPacket:
+def check_backend(backend: str, device: torch.device) -> None:
+    """Raise unless a backend can run on a device.
+
+    Raises:
+        ValueError: there is no such backend, or it cannot.
+    """
+    _operator(backend)
+    if backend == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError("backend must be 'auto' or 'eager' for a model on the CPU, got 'triton', which needs a GPU")
+
+
+def _operator(backend: str) -> torch._ops.OpOverloadPacket:
     if backend == "auto":
         return torch.ops.fastvid.prune
     if backend == "eager":
@@ -94,7 +106,9 @@ def _operator(backend: Backend) -> torch._ops.OpOverloadPacket:
     raise ValueError(f"backend must be 'auto', 'eager' or 'triton', got {backend!r}")
 
 
-def _check_dense(name: str, tensor: Tensor, tokens: Tensor, rank: int) -> None:
+def _check_dense(name: str, tensor: object, tokens: Tensor, rank: int) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.dim() != rank or tensor.shape[:2] != tokens.shape[:2]:
         raise ValueError(
             f"{name} must have {rank} dimensions and start with [B, F] = {list(tokens.shape[:2])}, as tokens do, "

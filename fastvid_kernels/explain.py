@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+# `torch.compiler.disable` of which importing does not import the compiler.
+from torch._compile import _disable_dynamo
 from typing_extensions import Unpack
 
 from fastvid_kernels import eager
@@ -55,6 +58,8 @@ class Explanation:
     anchor_frames: tuple[AnchorFrame, ...]
 
 
+# Lists whose lengths are data: under `torch.compile` the graph breaks around it.
+@_disable_dynamo
 def explain(
     tokens: Tensor,
     attn: Tensor,

@@ -187,6 +187,18 @@ def test_explain_keeps_no_graph() -> None:
     assert not fastvid_kernels.explain(torch.nn.Parameter(tokens), attn, retention_ratio=0.2).tokens.requires_grad
 
 
+def test_a_compiled_function_may_ask_for_reasons() -> None:
+    """The graph breaks there: how many tokens joined an anchor is data."""
+    tokens, attn, _ = video()
+
+    def reasons(tokens: Tensor, attn: Tensor) -> tuple[Tensor, Tensor]:
+        why = fastvid_kernels.explain(tokens * 2, attn)
+        return why.tokens + 1, why.anchors
+
+    for ours, expected in zip(torch.compile(reasons)(tokens, attn), reasons(tokens, attn), strict=True):
+        assert torch.equal(ours, expected)
+
+
 def test_a_number_of_frames_that_depends_on_data_can_be_traced() -> None:
     def chosen(tokens: Tensor, attn: Tensor, wanted: Tensor) -> Tensor:
         frames = wanted.nonzero().squeeze(1)

@@ -169,3 +169,13 @@ def test_cu_frames_that_cannot_be_checked_are_clamped(starts: list[int], clamped
         device = torch.device("cuda")
 
     assert read_cu_frames(cu(*starts).as_subclass(OnADevice), 12) == clamped
+
+
+@pytest.mark.parametrize("value", [[[0.5]], None, "attn"])
+def test_a_dense_batch_of_something_else(value: Any) -> None:
+    tokens = torch.zeros(2, 3, 20, 4)
+    with pytest.raises(TypeError, match=r"attn must be a torch\.Tensor, got"):
+        prune(tokens, value)
+    if value is not None:
+        with pytest.raises(TypeError, match=r"frame_features must be a torch\.Tensor, got"):
+            prune(tokens, torch.zeros(2, 3, 20), value)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import torch
 from torch import nn
 from typing_extensions import Unpack
 
 from fastvid_kernels.adapters import llava_next, llava_onevision, qwen_vl
 from fastvid_kernels.adapters.handle import FastVidHandle, check_not_patched
 from fastvid_kernels.adapters.settings import Settings
-from fastvid_kernels.api import Backend
+from fastvid_kernels.api import Backend, check_backend
 from fastvid_kernels.config import Hyperparameters, PruneConfig, resolve_config
 from fastvid_kernels.vision import SiglipHead
 
@@ -51,8 +53,8 @@ def apply_fastvid(
         A handle whose `remove()` restores the model; as a context manager it does so at the end of the block.
 
     Raises:
-        TypeError: no such model or hyperparameter.
-        ValueError: a value is out of range, or the head does not fit the model.
+        TypeError: no such model or hyperparameter, or an argument is of a wrong type.
+        ValueError: a value is out of range, the head does not fit the model, or the backend not its device.
         RuntimeError: the model is patched already, or its library's version is not supported.
         OSError: no SigLIP checkpoint could be read.
 
@@ -60,9 +62,23 @@ def apply_fastvid(
     """
     adapter = _adapter_of(model)
     check_not_patched(model)
+    _check_arguments(model, siglip, attention, config, backend)
     config = resolve_config(adapter.DEFAULTS if config is None else config, hyperparameters)
     handle: FastVidHandle = adapter.patch(model, Settings(siglip, attention, config, backend))
     return handle
+
+
+def _check_arguments(model: nn.Module, siglip: Any, attention: Any, config: Any, backend: Any) -> None:
+    for name, value, kinds in (
+        ("siglip", siglip, (str, Path, SiglipHead)),
+        ("attention", attention, (str,)),
+        ("config", config, (PruneConfig,)),
+    ):
+        if value is not None and not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise TypeError(f"{name} must be {expected} or None, got {type(value).__name__}")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    check_backend(backend, device)
 
 
 def _adapter_of(model: nn.Module) -> ModuleType:

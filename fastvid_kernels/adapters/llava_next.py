@@ -83,7 +83,8 @@ class ProjectorRecord:
         if patches is None or whole is None or not _share_memory(features, whole):
             raise RuntimeError(
                 "get_2dPool of the model must be called by prepare_inputs_labels_for_multimodal, on what mm_projector "
-                "returned there: a llava that prepares videos in another way is not supported"
+                "returned there: a llava that prepares videos in another way is not supported, and after replacing "
+                "mm_projector, call model.fastvid_handle.remove() and apply_fastvid again"
             )
         first = (features.storage_offset() - whole.storage_offset()) // whole.stride(0)
         return patches[first : first + len(features)]

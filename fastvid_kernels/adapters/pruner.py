@@ -138,7 +138,11 @@ class InputCapture:
             self._wanted, self._input = False, None
 
     def _taken(self) -> Tensor:
-        assert self._input is not None, "the module did not run"
+        if self._input is None:
+            raise RuntimeError(
+                f"the {type(self._module).__name__} that projected patches when FastVID was applied did not run: where "
+                "it was replaced, call model.fastvid_handle.remove() and apply_fastvid again"
+            )
         return self._input
 
     def _keep(self, module: nn.Module, args: tuple[Any, ...]) -> None:

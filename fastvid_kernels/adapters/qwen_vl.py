@@ -20,6 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# `torch.compiler.disable` of which importing does not import the compiler.
+from torch._compile import _disable_dynamo
+
 from fastvid_kernels.adapters.decoder import PrunedDecoder, has_sliding_window, masks_for_pruned_decoder
 from fastvid_kernels.adapters.handle import FastVidHandle
 from fastvid_kernels.adapters.pruner import Video, VideoPruner
@@ -152,7 +155,7 @@ class MarkedVideoFeatures:
         self.__signature__ = inspect.signature(original)
 
     # Not traced: how many videos of which sizes is data, and what hooks tell each other is lost between graphs.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_disable_dynamo
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the model's own method returns, with dropped tokens marked."""
         grids = self.__signature__.bind(*args, **kwargs).arguments.get(self._family.grids)

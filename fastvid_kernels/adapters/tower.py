@@ -48,7 +48,8 @@ class TowerAttention:
             if len(self._scores) != len(grids):
                 raise RuntimeError(
                     "the vision tower's last block must run as a module of its own where video tokens are pruned: "
-                    "compile the whole model, not its tower"
+                    "compile the whole model, not its tower; after replacing it, call model.fastvid_handle.remove() "
+                    "and apply_fastvid again"
                 )
             return result, self._scores
         finally:

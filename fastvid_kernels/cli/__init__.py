@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 from fastvid_kernels.cli.errors import one_line_errors
 
 
@@ -11,6 +14,10 @@ def main() -> None:
     The typer app is imported here and not above, so that an installation without the demo extra is told what to
     install instead of being shown a traceback.
     """
+    # Names of files may hold what an encoding lacks.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with one_line_errors():
         from fastvid_kernels.cli.app import app
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from fastvid_kernels.adapters.versions import check_transformers
 from fastvid_kernels.cli import llava, qwen
 from fastvid_kernels.cli.chat import Chat, Film
 from fastvid_kernels.cli.checks import MAX_FRAMES, check_retention, chosen_device, device_name
-from fastvid_kernels.cli.errors import CommandError
+from fastvid_kernels.cli.errors import CommandError, named
 from fastvid_kernels.cli.measure import Comparison, compare, process_peak_bytes
 from fastvid_kernels.cli.progress import progress_bar
 from fastvid_kernels.cli.request import SYNTHETIC, Request
@@ -47,14 +45,15 @@ def answer(request: Request, console: Console) -> Comparison:
             raise CommandError(
                 f"--question must not hold {placeholder}, which stands for a picture: ask in other words"
             )
-    inputs = chat.inputs(request.question, film)
+    with named(chat.name):
+        inputs = chat.inputs(request.question, film)
     retention = chat.default_retention if request.retention is None else request.retention
     check_retention(retention, chat.tokens_per_frame(inputs))
     patch = partial(chat.patch, retention)
     # Before any work: the head may not fit the model.
-    with _named(chat.name):
+    with named(chat.name):
         patch().remove()
-    with console.status("answering"):
+    with console.status("answering"), named(chat.name):
         without = _generated(chat, inputs, request.new_tokens)
         with patch():
             pruned = _generated(chat, inputs, request.new_tokens)
@@ -70,7 +69,7 @@ def answer(request: Request, console: Console) -> Comparison:
 
 
 def _check(request: Request) -> None:
-    with _named("transformers"):
+    with named("transformers"):
         check_transformers()
     sizes = ", ".join(ARCHITECTURES)
     if (request.model is None) == (request.random_weights is None):
@@ -121,25 +120,18 @@ def _chat(request: Request, device: torch.device) -> Chat:
             f"type {', '.join((*llava.MODEL_TYPES, *qwen.MODEL_TYPES))}"
         )
     # First what is small and may be missing.
-    with _named(f"--siglip {request.siglip}"):
+    with named(f"--siglip {request.siglip}"):
         head = load_siglip_head(request.siglip)
     return llava.load(request.model, head, device, dtype)
 
 
 def _model_type(source: str) -> str:
-    try:
+    path = Path(source)
+    # A hub id has one slash at most, and no dot or tilde in front.
+    if (source.count("/") > 1 or source[:1] in "./~") and not path.is_dir():
+        raise CommandError(f"--model {source} cannot be loaded: there is no such folder")
+    with named(f"--model {source}", "loaded"):
         return str(transformers.AutoConfig.from_pretrained(source).model_type)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"--model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Errors in one line that says of what they are."""
-    try:
-        yield
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise CommandError(f"{what} cannot be used: {error}") from error
 
 
 @torch.inference_mode()

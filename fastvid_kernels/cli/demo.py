@@ -11,12 +11,12 @@ from typing import Annotated
 import torch
 import typer
 from PIL import Image
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from fastvid_kernels import Explanation, PruneConfig, explain
 from fastvid_kernels.cli.checks import MAX_FRAMES, check_retention, chosen_device, device_name
+from fastvid_kernels.cli.console import console as stdout
 from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME, Descriptors, describe
 from fastvid_kernels.cli.errors import CommandError, one_line_errors
 from fastvid_kernels.cli.picture import draw_pruning, save_png
@@ -49,7 +49,7 @@ def demo(
     config = check_retention(retention, TOKENS_PER_FRAME)
     _check_output(output)
     run_on = chosen_device(device)
-    console = Console()
+    console = stdout()
     with progress_bar(console, "decoding") as on_progress:
         sampled = sample_video(video or default_clip(), frames, on_progress)
     with progress_bar(console, "describing") as on_progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,17 +32,64 @@ class MissingExtraError(CommandError):
         )
 
 
+TRACEBACK = "FASTVID_TRACEBACK"
+"""The variable that, set, lets tracebacks through."""
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a `CommandError`, or the absence of an extra, into one line on stderr and exit code 2."""
+    """The guard around a command: whatever goes wrong in it is one line on stderr and exit code 2."""
     try:
-        try:
+        with _as_command_errors():
             yield
-        except ModuleNotFoundError as error:
-            module = (error.name or "").partition(".")[0]
-            if module not in EXTRA_MODULES:
-                raise
-            raise MissingExtraError(module) from error
+            # Here, and not when Python ends: a full disk is an error like others.
+            sys.stdout.flush()
     except CommandError as error:
-        print(f"fastvid: {error}", file=sys.stderr)
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"fastvid: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+@contextmanager
+def named(what: str, verb: str = "used") -> Iterator[None]:
+    """Errors of a block as a `CommandError` that says of what they are: files of others fail in many ways."""
+    try:
+        yield
+    except (CommandError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        raise CommandError(f"{what} cannot be {verb}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _as_command_errors() -> Iterator[None]:
+    try:
+        yield
+    except CommandError:
+        raise
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRA_MODULES:
+            raise
+        raise MissingExtraError(module) from error
+    except BrokenPipeError:
+        # Whoever reads what is printed has seen enough; nothing is to be written to it when Python ends either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        raise CommandError(f"{where}{error.strerror or one_line(error)}") from error
+    except MemoryError as error:
+        raise CommandError("out of memory: ask for fewer --frames") from error
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise CommandError(f"out of memory, ask for fewer --frames: {one_line(error)}") from error
+        raise CommandError(
+            f"{type(error).__name__}: {one_line(error)} (nobody foresaw this: please report it with the traceback that "
+            f"{TRACEBACK}=1 shows)"
+        ) from error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastvid_kernels.adapters import FastVidHandle, apply_fastvid
 from fastvid_kernels.cli.chat import ASCII, RANDOM_WEIGHTS_NOTE, Film
-from fastvid_kernels.cli.errors import CommandError
+from fastvid_kernels.cli.errors import CommandError, named
 from fastvid_kernels.vision import SiglipHead, SiglipHeadConfig, pooled_grid
 
 MODEL_TYPES = ("llava_onevision",)
@@ -131,14 +131,12 @@ def load(source: str, siglip: SiglipHead, device: torch.device, dtype: torch.dty
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
     from transformers.processing_utils import ProcessorMixin
 
-    try:
+    with named(f"--model {source}", "loaded"):
         tokenizer = AutoTokenizer.from_pretrained(source)
         # The model's own video processor needs torchvision; this one does the same to a frame with Pillow.
         image_processor = SiglipImageProcessorPil.from_pretrained(source)
         processor, _ = ProcessorMixin.get_processor_dict(source)
         model: Any = LlavaOnevisionForConditionalGeneration.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"--model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
     return Llava(
         name=source,
         model=model.to(device).eval(),

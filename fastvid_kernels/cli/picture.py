@@ -86,8 +86,9 @@ def _dimmed_label(segments: Sequence[tuple[int, int]], anchors: Sequence[int], g
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write `path` whole or not at all: into a file beside it first, then renamed."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write `path`, or what it links to, whole or not at all: into a file beside it first, then renamed."""
+    path = path.resolve()
+    unfinished = path.with_name(f".fastvid.{os.getpid()}.part")
     try:
         picture.save(unfinished, format="PNG", compress_level=7)
         unfinished.replace(path)

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastvid_kernels.adapters import FastVidHandle, apply_fastvid
 from fastvid_kernels.adapters.qwen_vl import DEFAULTS
 from fastvid_kernels.cli.chat import ASCII, RANDOM_WEIGHTS_NOTE, Film
-from fastvid_kernels.cli.errors import CommandError
+from fastvid_kernels.cli.errors import CommandError, named
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 START, END, VIDEO, IMAGE = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "<|image_pad|>"
@@ -189,13 +189,11 @@ def load(source: str, device: torch.device, dtype: torch.dtype) -> Qwen:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from transformers.processing_utils import ProcessorMixin
 
-    try:
+    with named(f"--model {source}", "loaded"):
         tokenizer = AutoTokenizer.from_pretrained(source)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(source)
         processor, _ = ProcessorMixin.get_processor_dict(source)
         model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise CommandError(f"--model {source} cannot be loaded: {str(error).splitlines()[0]}") from error
     return Qwen(
         name=source,
         model=model.to(device).eval(),

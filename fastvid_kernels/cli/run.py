@@ -6,9 +6,9 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fastvid_kernels.cli.checks import MAX_FRAMES
+from fastvid_kernels.cli.console import console
 from fastvid_kernels.cli.errors import one_line_errors
 from fastvid_kernels.cli.request import Request
 
@@ -68,5 +68,5 @@ def run(
             repeats=repeats,
             device=device,
         ),
-        Console(),
+        console(),
     )

@@ -240,6 +240,31 @@ class TestRefusals:
             apply_fastvid(model, siglip=siglip_directory)
         assert not hasattr(model, "fastvid_handle")
 
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"backend": "cuda"}, ValueError, "backend must be 'auto', 'eager' or 'triton', got 'cuda'"),
+            ({"backend": "triton"}, ValueError, "for a model on the CPU, got 'triton'"),
+            ({"siglip": 7}, TypeError, "siglip must be str or Path or SiglipHead or None, got int"),
+            ({"attention": ["norm"]}, TypeError, "attention must be str or None, got list"),
+            ({"config": {"tau": 0.9}}, TypeError, "config must be PruneConfig or None, got dict"),
+        ],
+    )
+    def test_arguments_before_anything_is_patched(
+        self, model: Any, siglip_directory: Any, options: dict[str, Any], error: type[Exception], message: str
+    ) -> None:
+        before = everything_about(model)
+        with pytest.raises(error, match=message):
+            apply_fastvid(model, **({"siglip": siglip_directory} | options))
+        assert everything_about(model) == before
+
+    def test_a_projector_that_was_replaced(self, model: Any, siglip_directory: Any) -> None:
+        apply_fastvid(model, siglip=siglip_directory)
+        model.model.multi_modal_projector = copy.deepcopy(model.model.multi_modal_projector)
+        model.model.multi_modal_projector._forward_pre_hooks.clear()
+        with pytest.raises(RuntimeError, match=r"did not run: where it was replaced, call .*remove"):
+            model(**inputs_of(video_prompt(3)))
+
     def test_an_unknown_hyperparameter(self, model: Any, siglip_directory: Any) -> None:
         with pytest.raises(TypeError, match="retention"):
             apply_fastvid(model, siglip=siglip_directory, retention=0.1)
