@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from fastvid_kernels.cli.demo import demo
+from fastvid_kernels.cli.explain import explain
 from fastvid_kernels.cli.run import run
 
 app = typer.Typer(
@@ -15,4 +16,5 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command()(demo)
+app.command()(explain)
 app.command()(run)

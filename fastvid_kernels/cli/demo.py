@@ -19,6 +19,7 @@ from fastvid_kernels.cli.checks import MAX_FRAMES, check_retention, chosen_devic
 from fastvid_kernels.cli.console import console as stdout
 from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME, Descriptors, describe
 from fastvid_kernels.cli.errors import CommandError, one_line_errors
+from fastvid_kernels.cli.output import check_output
 from fastvid_kernels.cli.picture import draw_pruning, save_png
 from fastvid_kernels.cli.progress import progress_bar
 from fastvid_kernels.cli.video import SampledVideo, default_clip, lost_frames, sample_video
@@ -47,7 +48,7 @@ def demo(
     if not 1 <= frames <= MAX_FRAMES:
         raise CommandError(f"--frames must be from 1 to {MAX_FRAMES}, got {frames}")
     config = check_retention(retention, TOKENS_PER_FRAME)
-    _check_output(output)
+    check_output(output, ".png")
     run_on = chosen_device(device)
     console = stdout()
     with progress_bar(console, "decoding") as on_progress:
@@ -55,10 +56,7 @@ def demo(
     with progress_bar(console, "describing") as on_progress:
         described = describe(sampled.frames, on_progress)
     result = _prune(sampled, described, config, run_on)
-    try:
-        save_png(_draw(result), output)
-    except OSError as error:
-        raise CommandError(f"cannot write {output}: {error.strerror or error}") from error
+    save_png(_draw(result), output)
 
     if sampled.lost:
         console.print(lost_frames(sampled))
@@ -83,15 +81,6 @@ class _Result:
     @property
     def backend(self) -> str:
         return backend_for(self.device, len(self.video.frames), TOKENS_PER_FRAME)
-
-
-def _check_output(output: Path) -> None:
-    if output.suffix.lower() != ".png":
-        raise CommandError(f"--output must be a .png file, got {output}")
-    if output.is_dir():
-        raise CommandError(f"--output must be a file, but {output} is a folder")
-    if not output.parent.is_dir():
-        raise CommandError(f"there is no folder {output.parent} for --output")
 
 
 def _prune(

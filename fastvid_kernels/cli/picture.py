@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fastvid_kernels.cli.layout import BAR, CAPTION, GAP, MARGIN, OUTLINE, Layout, choose_layout
+from fastvid_kernels.cli.output import written_whole
 
 Colour = tuple[int, int, int]
 
@@ -86,14 +86,13 @@ def _dimmed_label(segments: Sequence[tuple[int, int]], anchors: Sequence[int], g
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write `path`, or what it links to, whole or not at all: into a file beside it first, then renamed."""
-    path = path.resolve()
-    unfinished = path.with_name(f".fastvid.{os.getpid()}.part")
-    try:
+    """Write `path` whole or not at all.
+
+    Raises:
+        CommandError: it cannot be written.
+    """
+    with written_whole(path) as unfinished:
         picture.save(unfinished, format="PNG", compress_level=7)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _dimmed(image: Image.Image) -> Image.Image:

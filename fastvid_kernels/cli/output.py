@@ -1,0 +1,42 @@
+"""Files that commands write: checked before any work, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastvid_kernels.cli.errors import CommandError
+
+
+def check_output(output: Path, suffix: str) -> None:
+    """Raise unless `--output` can be a file of that kind.
+
+    Raises:
+        CommandError: it cannot.
+    """
+    if output.suffix.lower() != suffix:
+        raise CommandError(f"--output must be a {suffix} file, got {output}")
+    if output.is_dir():
+        raise CommandError(f"--output must be a file, but {output} is a folder")
+    if not output.parent.is_dir():
+        raise CommandError(f"there is no folder {output.parent} for --output")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file beside `path`, or beside what it links to, which takes its place at the end of the block.
+
+    Raises:
+        CommandError: it cannot be written.
+    """
+    path = path.resolve()
+    unfinished = path.with_name(f".fastvid.{os.getpid()}.part")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
