@@ -117,9 +117,9 @@ def nearest_anchors(
         segment: the segment.
 
     Yields:
-        A run of its frames; their tokens `[rows, D]`; for each of its anchor frames that has anchors, in order, and each
-        token the position of the most similar of them among all C, int64 `[A, rows]`; and bool `[A, rows]`, which of
-        the tokens do join one.
+        A run of its frames; their tokens `[rows, D]`; for each of its A anchor frames that has anchors, in order, and
+        each token the position of the most similar of them among all C, int64 `[A, rows]`; and bool `[A, rows]`, which
+        of the tokens do join one.
     """
     budgets = {f: count for f, count in zip(segment.anchor_frames, segment.n_context, strict=True) if count > 0}
     if not budgets:
