@@ -24,7 +24,7 @@ ARMS = {"without pruning": None, "pruned to 10 %": 0.10}
 
 
 def small_model() -> Any:
-    """2 vision layers of 128 channels, 4 decoder layers of 256."""
+    """2 vision layers of 128 channels, 8 decoder layers of 512."""
     import transformers
 
     config = transformers.LlavaOnevisionConfig(
@@ -40,9 +40,9 @@ def small_model() -> Any:
         },
         text_config={
             "model_type": "qwen2",
-            "hidden_size": 256,
-            "intermediate_size": 768,
-            "num_hidden_layers": 4,
+            "hidden_size": 512,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 8,
             "num_attention_heads": 8,
             "num_key_value_heads": 2,
             "vocab_size": 1000,

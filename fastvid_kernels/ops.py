@@ -5,6 +5,9 @@ Every operator has the schema of `prune` and computes the same; they differ in w
 - `fastvid::prune` takes the Triton backend for CUDA tensors, where it can, and the eager backend for all others,
 - `fastvid::prune_eager` always takes the eager backend,
 - `fastvid::prune_triton` always takes the Triton backend.
+
+`fastvid::prune_backward`, `prune_backward_eager` and `prune_backward_triton` are their gradients: of the same arguments
+after the gradient of the kept tokens.
 """
 
 from __future__ import annotations
