@@ -90,7 +90,7 @@ def gradient_kernel(
             # Exact quotients: these are the eager backend's weights to the bit.
             weight = tl.maximum(beta, tl.div_rn(1.0, (count + 1).to(tl.float32)))
             mean_share = tl.div_rn(1.0 - weight, tl.maximum(count, 1).to(tl.float32))
-            takes_part = takes_part & (is_anchor | (weight < 1.0))
+            takes_part = takes_part & (tl.where(is_anchor, 0.0, weight) < 1.0)
             row = rows_before + tl.load(anchor_row_ptr + slots + slot, mask=takes_part, other=0)
             rows = grad_ptr + row[:, None] * D + channel[None, :]
             grad = tl.load(rows, mask=takes_part[:, None] & inside[None, :], other=0.0).to(tl.float32)
