@@ -57,9 +57,14 @@ def prune(
     Returns:
         `(tokens, indices)`; every video of F frames keeps exactly F * K tokens, whatever it shows.
 
+    A backward pass gives `tokens` the gradient of the merge, in their dtype: which tokens are kept and what joined what
+    are constants, so `attn`, `frame_features` and `cu_frames` get none. It keeps nothing but the inputs, and is as
+    deterministic as the call. There is no second derivative, no forward mode, and no gradient under torch.func.
+
     Raises:
         TypeError: an argument has the wrong dtype, or there is no such hyperparameter.
         ValueError: an argument has the wrong shape, device or range, or K would be 0.
+        NotImplementedError: a derivative was asked for that does not exist.
 
     Source: SPEC; FastVID, arXiv 2503.11187, section 3.
     """

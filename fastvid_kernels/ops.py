@@ -5,6 +5,9 @@ Every operator has the schema of `prune` and computes the same; they differ in w
 - `fastvid::prune` takes the Triton backend for CUDA tensors, where it can, and the eager backend for all others,
 - `fastvid::prune_eager` always takes the eager backend,
 - `fastvid::prune_triton` always takes the Triton backend.
+
+`fastvid::prune_backward`, `prune_backward_eager` and `prune_backward_triton` are their gradients: of the same arguments
+after the gradient of the kept tokens.
 """
 
 from __future__ import annotations
@@ -16,20 +19,26 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl
+from torch.autograd import forward_ad
 
 from fastvid_kernels import eager
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.kernels.limits import fits_kernels
-from fastvid_kernels.validation import check_inputs, check_triton, read_cu_frames
+from fastvid_kernels.validation import check_gradient, check_inputs, check_triton, read_cu_frames
 
 _DEFAULTS = PruneConfig()
-_SCHEMA = (
-    "(Tensor tokens, Tensor attn, Tensor? frame_features=None, Tensor? cu_frames=None, "
+# It has to live as long as what is registered by it.
+_library = torch.library.Library("fastvid", "FRAGMENT")
+_ARGUMENTS = (
+    "Tensor tokens, Tensor attn, Tensor? frame_features=None, Tensor? cu_frames=None, "
     f"float retention_ratio={_DEFAULTS.retention_ratio}, int min_segments={_DEFAULTS.min_segments}, "
     f"float tau={_DEFAULTS.tau}, float dtm_ratio={_DEFAULTS.dtm_ratio}, "
     f"int anchor_interval={_DEFAULTS.anchor_interval}, float beta={_DEFAULTS.beta}, "
-    f"int num_neighbors={_DEFAULTS.num_neighbors}) -> (Tensor, Tensor)"
+    f"int num_neighbors={_DEFAULTS.num_neighbors}"
 )
+# So many of them, the first ones, are tensors.
+_TENSORS = 4
 
 
 def backend_for(device: torch.device, frames: int, tokens_per_frame: int) -> str:
@@ -67,7 +76,35 @@ def _prune_triton(
     return pipeline.prune(tokens, attn, frame_features, cu_frames, config)
 
 
+def _gradient_eager(
+    grad: Tensor,
+    tokens: Tensor,
+    attn: Tensor,
+    frame_features: Tensor | None,
+    cu_frames: Tensor | None,
+    config: PruneConfig,
+) -> Tensor:
+    return eager.prune_backward(grad, tokens, attn, frame_features, read_cu_frames(cu_frames, tokens.shape[0]), config)
+
+
+def _gradient_triton(
+    grad: Tensor,
+    tokens: Tensor,
+    attn: Tensor,
+    frame_features: Tensor | None,
+    cu_frames: Tensor | None,
+    config: PruneConfig,
+) -> Tensor:
+    check_triton(tokens)
+    if cu_frames is not None and cu_frames.device.type == "cpu":
+        read_cu_frames(cu_frames, tokens.shape[0])
+    from fastvid_kernels.kernels import pipeline
+
+    return pipeline.prune_backward(grad, tokens, attn, frame_features, cu_frames, config)
+
+
 _BACKENDS = {"eager": _prune_eager, "triton": _prune_triton}
+_GRADIENTS = {"eager": _gradient_eager, "triton": _gradient_triton}
 
 
 # By type too: True is no 1.0.
@@ -95,6 +132,27 @@ def _implementation(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]
     return prune
 
 
+def _gradient_implementation(backend: str | None) -> Callable[..., Tensor]:
+    """The gradient as computed by the backend that `_implementation` takes."""
+
+    def prune_backward(
+        grad: Tensor,
+        tokens: Tensor,
+        attn: Tensor,
+        frame_features: Tensor | None = None,
+        cu_frames: Tensor | None = None,
+        *hyperparameters: Any,
+        **named: Any,
+    ) -> Tensor:
+        config = _config(*hyperparameters, **named)
+        check_inputs(tokens, attn, frame_features, cu_frames, config)
+        check_gradient(grad, tokens, config)
+        chosen = backend or backend_for(tokens.device, *tokens.shape[:2])
+        return _GRADIENTS[chosen](grad, tokens, attn, frame_features, cu_frames, config)
+
+    return prune_backward
+
+
 def _output_shapes(
     tokens: Tensor,
     attn: Tensor,
@@ -110,36 +168,87 @@ def _output_shapes(
     return tokens.new_empty(kept, channels), tokens.new_empty(kept, dtype=torch.int64)
 
 
-def _no_gradient(grad: Tensor, size: list[int]) -> NoReturn:
+def _gradient_shape(
+    grad: Tensor,
+    tokens: Tensor,
+    attn: Tensor,
+    frame_features: Tensor | None = None,
+    cu_frames: Tensor | None = None,
+    *hyperparameters: Any,
+    **named: Any,
+) -> Tensor:
+    config = PruneConfig(*hyperparameters, **named)
+    check_inputs(tokens, attn, frame_features, cu_frames, config)
+    check_gradient(grad, tokens, config)
+    return tokens.new_empty(tokens.shape)
+
+
+def _register_autograd(name: str, backward: Callable[..., Any]) -> None:
+    """`torch.library.register_autograd`, and forward-mode AD refused: it takes a missing rule for a derivative of zero.
+
+    The kernel of the autograd key is the last one that sees tangents, so the check has to be a part of it.
+    """
+    operator = getattr(torch.ops.fastvid, name).default
+    differentiable = make_autograd_impl(operator, Info(backward, _save_inputs))
+
+    def checked(keyset: Any, *args: Any) -> Any:
+        # Outside of a level there is no tangent to look for.
+        if forward_ad._current_level >= 0:
+            for one in args:
+                if isinstance(one, Tensor) and forward_ad.unpack_dual(one).tangent is not None:
+                    raise NotImplementedError(
+                        "fastvid::prune has no forward-mode derivative: use reverse mode, as loss.backward() does"
+                    )
+        transformed = torch._C._are_functorch_transforms_active()
+        if transformed and torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args):
+            raise NotImplementedError(
+                "fastvid::prune has no gradient under vmap and torch.func's transforms: use loss.backward(), and put "
+                "several videos into one call, as a ragged or dense batch"
+            )
+        return differentiable(keyset, *args)
+
+    _library.impl(name, checked, "Autograd", with_keyset=True)
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    # Nothing but the inputs: what was chosen is chosen again, since memory is what a training step lacks.
+    ctx.save_for_backward(*inputs[:_TENSORS])
+    ctx.hyperparameters = inputs[_TENSORS:]
+
+
+def _backward_by(operator: str) -> Callable[..., tuple[Tensor | None, ...]]:
+    """The rule of `fastvid::prune` that calls an operator of its own: a compiler sees its shapes, not its insides."""
+
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        others = [None] * (_TENSORS - 1 + len(ctx.hyperparameters))
+        if not ctx.needs_input_grad[0]:
+            return None, *others
+        call = getattr(torch.ops.fastvid, operator)
+        return call(grad, *ctx.saved_tensors, *ctx.hyperparameters), *others
+
+    return backward
+
+
+def _no_second_derivative(ctx: Any, grad: Tensor) -> NoReturn:
+    raise NotImplementedError("fastvid::prune has no second derivative: its gradient cannot be differentiated again")
+
+
+def _no_batched_gradient(info: Any, in_dims: Any, *args: Any) -> NoReturn:
     raise NotImplementedError(
-        "fastvid::prune has no gradient: it is an inference-time operator; call it under torch.no_grad() "
-        "or on tokens.detach()"
+        "fastvid::prune has no gradient under vmap: put the videos into one call, as a ragged or dense batch"
     )
 
 
-def _no_gradient_shape(grad: Tensor, size: list[int]) -> Tensor:
-    return grad.new_empty(size)
-
-
-def _remember_shapes(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.shapes = [x.shape if isinstance(x, Tensor) and x.is_floating_point() else None for x in inputs]
-
-
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    gradients = [None if shape is None else torch.ops.fastvid.no_gradient(grad, shape) for shape in ctx.shapes]
-    return tuple(gradients)
-
-
-# An operator of its own, since a compiler traces the backward pass of a call that may never need one.
-torch.library.define("fastvid::no_gradient", "(Tensor grad, SymInt[] size) -> Tensor")
-torch.library.impl("fastvid::no_gradient", "CompositeExplicitAutograd", _no_gradient)
-torch.library.register_fake("fastvid::no_gradient", _no_gradient_shape)
-
-for _name, _backend in {"prune": None, "prune_eager": "eager", "prune_triton": "triton"}.items():
-    _qualified = f"fastvid::{_name}"
+for _name, _backend in {"": None, "_eager": "eager", "_triton": "triton"}.items():
     # The eager backend looks at its data: a compiler that captures CUDA graphs must leave it out of them.
     _tags = [torch.Tag.pt2_compliant_tag, *([torch.Tag.cudagraph_unsafe] if _backend == "eager" else [])]
-    torch.library.define(_qualified, _SCHEMA, tags=_tags)
-    torch.library.impl(_qualified, "CompositeExplicitAutograd", _implementation(_backend))
-    torch.library.register_fake(_qualified, _output_shapes)
-    torch.library.register_autograd(_qualified, _backward, setup_context=_remember_shapes)
+    _forward, _gradient = f"fastvid::prune{_name}", f"fastvid::prune_backward{_name}"
+    torch.library.define(_forward, f"({_ARGUMENTS}) -> (Tensor, Tensor)", tags=_tags)
+    torch.library.impl(_forward, "CompositeExplicitAutograd", _implementation(_backend))
+    torch.library.register_fake(_forward, _output_shapes)
+    _register_autograd(f"prune{_name}", _backward_by(f"prune_backward{_name}"))
+    torch.library.define(_gradient, f"(Tensor grad, {_ARGUMENTS}) -> Tensor", tags=_tags)
+    torch.library.impl(_gradient, "CompositeExplicitAutograd", _gradient_implementation(_backend))
+    torch.library.register_fake(_gradient, _gradient_shape)
+    torch.library.register_autograd(_gradient, _no_second_derivative)
+    torch.library.register_vmap(_gradient, _no_batched_gradient)

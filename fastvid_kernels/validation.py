@@ -55,6 +55,23 @@ def check_inputs(
         _check_device("cu_frames", cu_frames, tokens)
 
 
+def check_gradient(grad: Tensor, tokens: Tensor, config: PruneConfig) -> None:
+    """Check the gradient of the kept tokens, given tokens that were checked; reads no data.
+
+    Raises:
+        TypeError: it is not of the tokens' dtype.
+        ValueError: it is not of the kept tokens' shape, or not on their device.
+    """
+    _check_tensor("grad", grad, "[F * K, D]", (tokens.dtype,))
+    frames, tokens_per_frame, channels = tokens.shape
+    rows = frames * config.kept_per_frame(tokens_per_frame)
+    if _certainly(grad.shape[0] != rows) or _certainly(grad.shape[1] != channels):
+        raise ValueError(
+            f"grad must have the shape [F * K, D] = [{rows}, {channels}] of the kept tokens, got {_shape(grad)}"
+        )
+    _check_device("grad", grad, tokens)
+
+
 def check_keeps_some(tokens_per_frame: int, config: PruneConfig) -> None:
     """Check that of a frame's tokens some would be kept.
 

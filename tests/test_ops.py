@@ -165,21 +165,73 @@ def test_inference_mode_and_no_grad() -> None:
             assert_same(prune(*video(), retention_ratio=0.2), expected)
 
 
-def test_a_backward_pass_says_there_is_no_gradient() -> None:
-    tokens, attn, _ = video()
-    kept, _ = prune(tokens.requires_grad_(), attn, retention_ratio=0.2)
-    with pytest.raises(NotImplementedError, match="has no gradient"):
-        kept.sum().backward()
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_opcheck_of_a_training_step(operator: Any, dtype: torch.dtype, ragged: bool) -> None:
+    tokens, attn, features = video()
+    tokens = tokens.to(dtype).requires_grad_()
+    arguments = (tokens, attn, features, cu(0, 5, 12)) if ragged else (tokens, attn)
+    torch.library.opcheck(operator.default, arguments, {"retention_ratio": 0.3})
 
 
-def test_a_compiled_call_needs_no_gradient_until_it_is_asked_for() -> None:
+@pytest.mark.parametrize("name", ["prune_backward", "prune_backward_eager"])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_opcheck_of_the_gradient(name: str, ragged: bool) -> None:
+    tokens, attn, features = video()
+    arguments = (tokens, attn, features, cu(0, 5, 12)) if ragged else (tokens, attn)
+    operator = getattr(torch.ops.fastvid, name).default
+    torch.library.opcheck(operator, (torch.ones(72, 16), *arguments), {"retention_ratio": 0.3})
+
+
+def test_a_gradient_of_another_shape_is_refused() -> None:
     tokens, attn, _ = video()
-    linear = torch.nn.Linear(16, 16)
-    compiled = torch.compile(lambda x: prune(linear(x), attn, retention_ratio=0.2).tokens, fullgraph=True)
-    kept = compiled(tokens)
-    assert_same_bits(kept.detach(), prune(linear(tokens).detach(), attn, retention_ratio=0.2).tokens)
-    with pytest.raises(NotImplementedError, match="has no gradient"):
-        kept.sum().backward()
+    backward = torch.ops.fastvid.prune_backward
+    with pytest.raises(ValueError, match=r"grad must have the shape \[F \* K, D\] = \[24, 16\]"):
+        backward(torch.ones(23, 16), tokens, attn)
+    with pytest.raises(TypeError, match="grad must be float32"):
+        backward(torch.ones(24, 16).double(), tokens, attn)
+    with pytest.raises(TypeError, match="grad must be float32"), FakeTensorMode():
+        backward(torch.ones(24, 16).double(), torch.ones(12, 20, 16), torch.ones(12, 20))
+
+
+def test_a_second_derivative_is_refused() -> None:
+    tokens, attn, _ = video()
+    kept = prune(tokens.requires_grad_(), attn, retention_ratio=0.2).tokens
+    (gradient,) = torch.autograd.grad(kept.square().sum(), tokens, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "call", [prune, torch.ops.fastvid.prune, torch.ops.fastvid.prune_eager], ids=["api", "auto", "eager"]
+)
+def test_forward_mode_is_refused(call: Any) -> None:
+    tokens, attn, _ = video()
+    with torch.autograd.forward_ad.dual_level():
+        for one in (tokens, tokens.clone().requires_grad_()):
+            dual = torch.autograd.forward_ad.make_dual(one, torch.ones_like(one))
+            with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+                call(dual, attn)
+        call(tokens, attn)
+    with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda x: call(x, attn)[0], (tokens,), (tokens,))
+
+
+def test_gradients_under_transforms_are_refused() -> None:
+    tokens, attn, _ = video()
+
+    def loss(x: Tensor) -> Tensor:
+        return prune(x, attn).tokens.sum()
+
+    batch = torch.stack([tokens, -tokens])
+    for call in (
+        lambda: torch.func.vmap(torch.func.grad(loss))(batch),
+        lambda: torch.func.grad(lambda x: torch.func.vmap(loss)(x).sum())(batch),
+        lambda: torch.func.vmap(lambda x: torch.ops.fastvid.prune_backward(x, tokens, attn))(torch.ones(2, 24, 16)),
+    ):
+        with pytest.raises(NotImplementedError, match="no gradient under vmap"):
+            call()
 
 
 def test_explain_keeps_no_graph() -> None:

@@ -67,7 +67,8 @@ class PatchScorer:
             patches: `[F, P, H]`, the vision tower's features that entered the projector.
             tokens: `[F, N, D]`, the same after projection and pooling.
         """
-        with part_of_pruning(patches.device):
+        # The gradient of a prune reaches no attention: a training step need not keep what it came from.
+        with part_of_pruning(patches.device), torch.no_grad():
             attention, features = self._score(patches)
             attention = self._pool(attention).to(tokens.device)
             return Video(tokens, attention, None if features is None else features.to(tokens.device))

@@ -62,8 +62,7 @@ def merge_tokens(
     n = tokens.shape[1]
     anchor_tokens = tokens[anchors // n, anchors % n].to(torch.promote_types(tokens.dtype, torch.float32))
     sums, counts = _sum_joined(tokens, salient, kept, anchor_tokens, plan, joined=joined)
-    weight = (1.0 / (counts + 1).to(sums.dtype)).clamp_(min=beta)[:, None]
-    mean_share = (1 - weight) / counts.clamp(min=1)[:, None]
+    weight, mean_share = anchor_weights(counts, beta, sums.dtype)
     merged = sums.mul_(mean_share).addcmul_(weight, anchor_tokens)
     # A sum is finite only if all its terms are, and costs a third of looking at each.
     if not math.isfinite(merged.sum().item()):
@@ -87,18 +86,15 @@ def _sum_joined(
 ) -> tuple[Tensor, Tensor]:
     """Sum, times `scale`, and number of the tokens that join each anchor: `[C, D]` and int64 `[C]`."""
     n = tokens.shape[1]
-    inverse_norms = _inverse_norms(anchor_tokens)
     sums = torch.zeros_like(anchor_tokens)
     counts = torch.zeros(len(sums), dtype=torch.int64, device=sums.device)
     first_slot = 0
     for segment in plan:
-        budgets = {f: count for f, count in zip(segment.anchor_frames, segment.n_context, strict=True) if count > 0}
-        n_slots = sum(budgets.values())
+        n_slots = sum(segment.n_context)
         slots = slice(first_slot, first_slot + n_slots)
         first_slot += n_slots
-        for frames, block in _blocks(tokens, segment, n_slots, sums.dtype) if budgets else ():
-            nearest = _nearest_anchor(block, anchor_tokens[slots], inverse_norms[slots], [*budgets.values()])
-            token, slot = _sorted_by_slot(nearest, _pool(salient, kept, frames, [*budgets]))
+        for frames, block, nearest, pool in nearest_anchors(tokens, salient, kept, anchor_tokens[slots], segment):
+            token, slot = _sorted_by_slot(nearest, pool)
             block_counts = torch.bincount(slot, minlength=n_slots)
             starts = block_counts.cumsum(0) - block_counts
             sums[slots] += F.embedding_bag(token, block if scale == 1 else block * scale, starts, mode="sum")
@@ -106,6 +102,38 @@ def _sum_joined(
             if joined is not None:
                 joined.append(Joined(token + frames.start * n, slot + slots.start))
     return sums, counts
+
+
+def nearest_anchors(
+    tokens: Tensor, salient: Tensor, kept: Tensor, anchor_tokens: Tensor, segment: Segment
+) -> Iterator[tuple[range, Tensor, Tensor, Tensor]]:
+    """Which anchor each token of a segment joins, block by block; nothing where the segment has no anchors.
+
+    Args:
+        tokens: `[F, N, D]`.
+        salient: bool `[F, N]`.
+        kept: bool `[F, N]`.
+        anchor_tokens: `[C, D]`, the segment's anchors in order, in the dtype of the sums.
+        segment: the segment.
+
+    Yields:
+        A run of its frames; their tokens `[rows, D]`; for each of its A anchor frames that has anchors, in order, and
+        each token the position of the most similar of them among all C, int64 `[A, rows]`; and bool `[A, rows]`, which
+        of the tokens do join one.
+    """
+    budgets = {f: count for f, count in zip(segment.anchor_frames, segment.n_context, strict=True) if count > 0}
+    if not budgets:
+        return
+    inverse_norms = _inverse_norms(anchor_tokens)
+    for frames, block in _blocks(tokens, segment, len(anchor_tokens), anchor_tokens.dtype):
+        nearest = _nearest_anchor(block, anchor_tokens, inverse_norms, [*budgets.values()])
+        yield frames, block, nearest, _pool(salient, kept, frames, [*budgets])
+
+
+def anchor_weights(counts: Tensor, beta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """w of anchors that so many tokens joined, and (1 - w) / n, the weight of each of these: both `[C, 1]`."""
+    weight = (1.0 / (counts + 1).to(dtype)).clamp_(min=beta)[:, None]
+    return weight, (1 - weight) / counts.clamp(min=1)[:, None]
 
 
 def _blocks(tokens: Tensor, segment: Segment, n_slots: int, dtype: torch.dtype) -> Iterator[tuple[range, Tensor]]:

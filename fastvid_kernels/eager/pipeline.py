@@ -36,6 +36,23 @@ class Trace:
     joined: list[Joined] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a prune keeps.
+
+    Attributes:
+        plan: the segments, in order.
+        salient: bool `[F, N]`, the tokens kept for their attention.
+        kept: bool `[F, N]`, these and the anchors.
+        anchors: int64 `[C]`, flat indices of the anchors, ascending.
+    """
+
+    plan: list[Segment]
+    salient: Tensor
+    kept: Tensor
+    anchors: Tensor
+
+
 def prune(
     tokens: Tensor,
     attn: Tensor,
@@ -58,24 +75,35 @@ def prune(
         The kept tokens `[F * K, D]` and their flat indices, int64 `[F * K]`, ascending.
     """
     with torch.no_grad(), full_precision(tokens.device.type):
-        if frame_features is None:
-            frame_features = mean_frame_features(tokens)
-        plan = plan_videos(frame_features, video_starts, tokens.shape[1], config)
-        n_salient = torch.tensor([count for segment in plan for count in segment.n_salient], device=tokens.device)
-        salient = salient_mask(attn, n_salient)
-        is_anchor = density_peaks(tokens, salient, plan, config)
-        kept = salient | is_anchor
+        choice = choose(tokens, attn, frame_features, video_starts, config)
+        kept, anchors = choice.kept, choice.anchors
         indices = kept.flatten().nonzero().squeeze(1)
         output = tokens.flatten(0, 1).index_select(0, indices) if tokens.is_contiguous() else tokens[kept]
 
-        anchors = is_anchor.flatten().nonzero().squeeze(1)
         joined = None if trace is None else trace.joined
-        merged, changed = merge_tokens(tokens, salient, kept, anchors, plan, float(config.beta), joined)
+        merged, changed = merge_tokens(tokens, choice.salient, kept, anchors, choice.plan, float(config.beta), joined)
         rows = torch.searchsorted(indices, anchors)
         output[rows[changed]] = merged[changed].to(output.dtype)
         if trace is not None:
-            trace.plan, trace.anchors = plan, anchors
+            trace.plan, trace.anchors = choice.plan, anchors
         return output, indices
+
+
+def choose(
+    tokens: Tensor,
+    attn: Tensor,
+    frame_features: Tensor | None,
+    video_starts: Sequence[int],
+    config: PruneConfig,
+) -> Choice:
+    """What is kept, and for which reason; arguments as `prune` takes them."""
+    if frame_features is None:
+        frame_features = mean_frame_features(tokens)
+    plan = plan_videos(frame_features, video_starts, tokens.shape[1], config)
+    n_salient = torch.tensor([count for segment in plan for count in segment.n_salient], device=tokens.device)
+    salient = salient_mask(attn, n_salient)
+    is_anchor = density_peaks(tokens, salient, plan, config)
+    return Choice(plan, salient, salient | is_anchor, is_anchor.flatten().nonzero().squeeze(1))
 
 
 def plan_videos(

@@ -49,6 +49,7 @@ class Request:
         on_amd: whether the device is AMD's.
         interpreted: whether Triton's interpreter runs the kernels.
         frames_per_chunk, ordinals_per_chunk: sizes of chunks, or None for those that bound the scratch.
+        is_backward: whether it is the gradient that is asked for.
     """
 
     frames: int
@@ -65,6 +66,7 @@ class Request:
     interpreted: bool
     frames_per_chunk: int | None = None
     ordinals_per_chunk: int | None = None
+    is_backward: bool = False
 
     @property
     def strides(self) -> dict[str, int]:
@@ -153,7 +155,9 @@ def plan_shapes(request: Request) -> Shapes:
         frames_per_chunk = min(frames, max(1, token_bytes // _GRAM_SHARE // gram_bytes))
     ordinals = ordinals_per_chunk = -(-frames // interval)
     if slots > 0:
-        nearest_bytes = max(token_bytes // _NEAREST_SHARE, _NEAREST_BYTES)
+        # Chunks of a backward pass have to keep sums of all tokens, so it takes more scratch before it has some.
+        share = 1 if request.is_backward else _NEAREST_SHARE
+        nearest_bytes = max(token_bytes // share, _NEAREST_BYTES)
         ordinals_per_chunk = min(ordinals, max(1, nearest_bytes // (2 * frames * _round_up(n, _ROW_ALIGNMENT))))
     return Shapes(
         frames=frames,
@@ -183,7 +187,7 @@ class Array:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def lay_out(shapes: Shapes) -> tuple[dict[str, Array], int]:
+def lay_out(shapes: Shapes, is_backward: bool = False) -> tuple[dict[str, Array], int]:
     """All scratch of a call by name, and the bytes of it all."""
     frames, padded, slots = shapes.frames, shapes.padded, max(shapes.slots, 1)
     wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
@@ -209,6 +213,10 @@ def lay_out(shapes: Shapes) -> tuple[dict[str, Array], int]:
         "key": (torch.int32, (anchor_frames, padded)),
         "nearest": (torch.int16, (anchor_frames, shapes.ordinals_per_chunk, padded)),
     }
+    if is_backward:
+        # The sums of tokens so far, where their terms come in several launches.
+        tokens = frames * shapes.tokens_per_frame if shapes.ordinals > shapes.ordinals_per_chunk else 0
+        wanted["sum"] = (torch.float32, (tokens, shapes.channels))
     arrays = {}
     end = 0
     for name, (dtype, shape) in wanted.items():

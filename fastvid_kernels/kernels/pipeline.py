@@ -22,6 +22,7 @@ from fastvid_kernels.kernels.delta import delta_step
 from fastvid_kernels.kernels.density import density_step
 from fastvid_kernels.kernels.emit import emit_step
 from fastvid_kernels.kernels.frame import frame_step
+from fastvid_kernels.kernels.gradient import gradient_step
 from fastvid_kernels.kernels.gram import gram_step
 from fastvid_kernels.kernels.launch import Array, Request, Shapes, Step, Workspace, lay_out, plan_shapes
 from fastvid_kernels.kernels.limits import MAX_FRAMES, MAX_TOKENS_PER_FRAME, fits_kernels
@@ -55,7 +56,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of a call, its recipe, scratch and outputs; checked, and all on one device."""
+    """The arguments of a call, its recipe, scratch and outputs; checked, and all on one device.
+
+    In a backward pass `output` is the gradient of the tokens, and `indices` are scratch.
+    """
 
     tokens: Tensor
     attn: Tensor
@@ -65,6 +69,7 @@ class Call:
     workspace: Workspace
     output: Tensor
     indices: Tensor
+    grad: Tensor | None = None
 
     @property
     def shapes(self) -> Shapes:
@@ -78,7 +83,7 @@ class Call:
 
     def kind(self) -> Hashable:
         """What Triton looks at beside sizes: the device, types, and which addresses are multiples of 16."""
-        tensors = (self.tokens, self.attn, self.frame_features, self.cu_frames, self.output, self.indices)
+        tensors = (self.tokens, self.attn, self.frame_features, self.cu_frames, self.output, self.indices, self.grad)
         types = [(one.dtype, one.data_ptr() % 16 == 0) for one in tensors if one is not None]
         return self.tokens.device, self.workspace.is_aligned, *types
 
@@ -92,6 +97,7 @@ class Call:
         arrays["cu_frames"] = self.cu_frames
         arrays["output"] = self.output
         arrays["indices"] = self.indices
+        arrays["grad"] = self.grad
         return arrays
 
 
@@ -119,6 +125,33 @@ def prune(
     return call.output, call.indices
 
 
+def prune_backward(
+    grad: Tensor,
+    tokens: Tensor,
+    attn: Tensor,
+    frame_features: Tensor | None,
+    cu_frames: Tensor | None,
+    config: PruneConfig,
+) -> Tensor:
+    """Gradient of the tokens, from checked arguments, without reading any of them on the host.
+
+    Args:
+        grad: `[F * K, D]`, gradient of the kept tokens, in the dtype of the tokens.
+        tokens, attn, frame_features, cu_frames, config: as `prune` takes them.
+
+    Returns:
+        `[F, N, D]`, in the dtype of the tokens.
+
+    Raises:
+        ValueError: a frame has more tokens, or the batch more frames, than the kernels hold.
+    """
+    # A loss that is a mere sum gives one number for all; what comes out of a model's layers has rows of its own.
+    call = prepare(tokens, attn, frame_features, cu_frames, config, grad=grad.contiguous())
+    with torch.cuda.device(tokens.device) if tokens.is_cuda else nullcontext():
+        launch(call)
+    return call.output
+
+
 def prepare(
     tokens: Tensor,
     attn: Tensor,
@@ -126,10 +159,14 @@ def prepare(
     cu_frames: Tensor | None,
     config: PruneConfig,
     *,
+    grad: Tensor | None = None,
     frames_per_chunk: int | None = None,
     ordinals_per_chunk: int | None = None,
 ) -> Call:
-    """Find the recipe, allocate outputs and scratch; chunks have sizes of their own if they are given."""
+    """Find the recipe, allocate outputs and scratch; chunks have sizes of their own if they are given.
+
+    With the contiguous gradient of the kept tokens it is a backward pass.
+    """
     frames, tokens_per_frame, channels = tokens.shape
     if not fits_kernels(frames, tokens_per_frame):
         raise ValueError(
@@ -152,6 +189,7 @@ def prepare(
             interpreted=triton.knobs.runtime.interpret,
             frames_per_chunk=frames_per_chunk,
             ordinals_per_chunk=ordinals_per_chunk,
+            is_backward=grad is not None,
         )
     )
     rows = frames * recipe.shapes.kept_per_frame
@@ -162,8 +200,9 @@ def prepare(
         cu_frames=cu_frames,
         recipe=recipe,
         workspace=Workspace(recipe.scratch, recipe.scratch_bytes, tokens.device),
-        output=tokens.new_empty(rows, channels),
+        output=tokens.new_empty(rows, channels) if grad is None else tokens.new_empty(tokens.shape),
         indices=torch.empty(rows, dtype=torch.int64, device=tokens.device),
+        grad=grad,
     )
 
 
@@ -190,7 +229,7 @@ def launch(call: Call) -> None:
 def recipe_for(request: Request) -> Recipe:
     """The recipe of all calls that ask for the same; a few are kept, in every thread's reach."""
     shapes = plan_shapes(request)
-    scratch, scratch_bytes = lay_out(shapes)
+    scratch, scratch_bytes = lay_out(shapes, request.is_backward)
     return Recipe(request, shapes, scratch, scratch_bytes, tuple(_steps(request, shapes)))
 
 
@@ -204,7 +243,10 @@ def _steps(request: Request, shapes: Shapes) -> Iterator[Step]:
             yield density_step(request, shapes, first_frame, frames)
             yield delta_step(request, shapes, first_frame, frames)
         yield select_step(request, shapes, first_frame, frames)
-    for first_ordinal in range(0, shapes.ordinals, shapes.ordinals_per_chunk):
+    chunks = range(0, shapes.ordinals, shapes.ordinals_per_chunk)
+    # Earlier anchor frames have higher ordinals, and their terms are the first of a gradient.
+    for first_ordinal in reversed(chunks) if request.is_backward else chunks:
         if shapes.has_anchors:
             yield assign_step(request, shapes, first_ordinal)
-        yield emit_step(request, shapes, first_ordinal)
+        last_step = gradient_step if request.is_backward else emit_step
+        yield last_step(request, shapes, first_ordinal)

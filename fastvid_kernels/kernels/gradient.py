@@ -1,0 +1,148 @@
+"""Launch 8 of a backward pass, in place of emit: what each token gets from the rows that it was merged into."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastvid_kernels.kernels.launch import (
+    BUDGET_ARGUMENTS,
+    OPTIONS,
+    ROW_VECTOR,
+    SEGMENT_ARRAYS,
+    Request,
+    Shapes,
+    Step,
+    budget_arguments,
+)
+from fastvid_kernels.kernels.plan import segment_budget
+from fastvid_kernels.kernels.select import FREE, SALIENT
+
+_BLOCK_TOKENS = 16
+
+
+@triton.jit(
+    do_not_specialize=[
+        *BUDGET_ARGUMENTS, "row_vectors", "slots_per_frame", "first_ordinal", "ordinals", "is_first", "is_last"
+    ]
+)  # fmt: skip
+def gradient_kernel(
+    grad_ptr,
+    gradient_ptr,
+    sum_ptr,
+    state_ptr,
+    anchor_row_ptr,
+    count_ptr,
+    nearest_ptr,
+    segment_start_ptr,
+    segment_end_ptr,
+    N,
+    D,
+    K,
+    context_millionths,
+    interval,
+    first_ordinal,
+    ordinals,
+    is_first,
+    is_last,
+    beta,
+    row_vectors,
+    slots_per_frame,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """BLOCK_D channels of the gradient of BLOCK_TOKENS tokens of a frame: it gathers, so nobody writes what others do.
+
+    Terms are added in ascending order of anchor frames, which is descending order of ordinals. Where these come in
+    several launches, the sum so far waits in `sum_ptr`.
+    """
+    padded = row_vectors * ROW_VECTOR
+    t = tl.program_id(0)
+    start = tl.load(segment_start_ptr + t)
+    end = tl.load(segment_end_ptr + t)
+    first = tl.program_id(1) * BLOCK_TOKENS
+    i = first + tl.arange(0, BLOCK_TOKENS)
+    exists = i < N
+    frame = t.to(tl.int64) * padded
+    state = tl.load(state_ptr + frame + i, mask=exists, other=FREE).to(tl.int32)
+    channel = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
+    inside = channel < D
+    cell = (t.to(tl.int64) * N + i)[:, None] * D + channel[None, :]
+    mask = exists[:, None] & inside[None, :]
+    beta = tl.full([], beta, tl.float32)
+    total = tl.zeros([BLOCK_TOKENS, BLOCK_D], tl.float32)
+    if is_first == 0:
+        total = tl.load(sum_ptr + cell, mask=mask, other=0.0)
+
+    anchor_frames = tl.minimum((end - start + interval - 1) // interval - first_ordinal, ordinals)
+    for step in range(0, anchor_frames):
+        own_ordinal = anchor_frames - 1 - step
+        u = end - 1 - (first_ordinal + own_ordinal) * interval
+        _, n_context, _, rows_before = segment_budget(u, start, end, N, K, context_millionths, interval)
+        if n_context > 0:
+            nearest = (t.to(tl.int64) * ordinals + own_ordinal) * padded
+            joined = tl.load(nearest_ptr + nearest + i, mask=exists, other=-1).to(tl.int32)
+            is_anchor = (state > 0) & (t == u)
+            slot = tl.where(is_anchor, state - 1, joined)
+            takes_part = slot >= 0
+            slots = u.to(tl.int64) * slots_per_frame
+            count = tl.load(count_ptr + slots + slot, mask=takes_part, other=0)
+            # Exact quotients: these are the eager backend's weights to the bit.
+            weight = tl.maximum(beta, tl.div_rn(1.0, (count + 1).to(tl.float32)))
+            mean_share = tl.div_rn(1.0 - weight, tl.maximum(count, 1).to(tl.float32))
+            takes_part = takes_part & (tl.where(is_anchor, 0.0, weight) < 1.0)
+            row = rows_before + tl.load(anchor_row_ptr + slots + slot, mask=takes_part, other=0)
+            rows = grad_ptr + row[:, None] * D + channel[None, :]
+            grad = tl.load(rows, mask=takes_part[:, None] & inside[None, :], other=0.0).to(tl.float32)
+            term = tl.where(is_anchor, weight, mean_share)[:, None] * grad
+            # Nothing is added where nothing was joined: 0 * inf would be NaN.
+            total = tl.where(takes_part[:, None], total + term, total)
+
+    if is_last == 0:
+        tl.store(sum_ptr + cell, total, mask=mask)
+        return
+    before = tl.full([], 0, tl.int32)
+    for other_first in range(0, first, BLOCK_TOKENS):
+        other = tl.load(state_ptr + frame + other_first + tl.arange(0, BLOCK_TOKENS))
+        before += tl.sum((other != FREE).to(tl.int32), axis=0)
+    is_salient = exists & (state == SALIENT)
+    _, _, _, rows_before = segment_budget(t, start, end, N, K, context_millionths, interval)
+    row = rows_before + before + tl.cumsum((state != FREE).to(tl.int32), axis=0) - 1
+    rows = grad_ptr + row[:, None] * D + channel[None, :]
+    grad = tl.load(rows, mask=is_salient[:, None] & inside[None, :], other=0.0).to(tl.float32)
+    total = tl.where(is_salient[:, None], grad, total)
+    tl.store(gradient_ptr + cell, total.to(gradient_ptr.dtype.element_ty), mask=mask)
+
+
+def gradient_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
+    """Grid: frames x tiles of tokens x blocks of channels. The launch of the highest ordinals comes first."""
+    block_d = 2 * request.depth
+    is_first = first_ordinal + shapes.ordinals_per_chunk >= shapes.ordinals
+    return Step(
+        gradient_kernel,
+        grid=(shapes.frames, -(-shapes.tokens_per_frame // _BLOCK_TOKENS), -(-shapes.channels // block_d)),
+        arrays={
+            "grad_ptr": "grad",
+            "gradient_ptr": "output",
+            "sum_ptr": "sum",
+            "state_ptr": "state",
+            "anchor_row_ptr": "anchor_row",
+            "count_ptr": "count",
+            "nearest_ptr": "nearest",
+            **SEGMENT_ARRAYS,
+        },
+        constants={
+            "D": shapes.channels,
+            "first_ordinal": first_ordinal,
+            "ordinals": shapes.ordinals_per_chunk,
+            "is_first": int(is_first),
+            "is_last": int(first_ordinal == 0),
+            "beta": float(request.config.beta),
+            "row_vectors": shapes.row_vectors,
+            "slots_per_frame": shapes.slots,
+            "BLOCK_TOKENS": _BLOCK_TOKENS,
+            "BLOCK_D": block_d,
+            **budget_arguments(request, shapes),
+            **OPTIONS,
+        },
+    )

@@ -1,0 +1,71 @@
+"""What a backward pass asks of the device: launches, scratch, and how many kernels Triton compiles for it."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
+
+from benchmarks.offline import Launch, compile_for, recorded_launches, specialise
+from fastvid_kernels import PruneConfig
+from fastvid_kernels.kernels import pipeline
+from tests.kernels.test_audit import DeviceWork
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+
+def backward(frames: int, n: int, dim: int = 3584, dtype: torch.dtype = torch.bfloat16) -> tuple[list[Launch], Tensor]:
+    """The launches of a backward pass of a tenth, and its gradient, without data."""
+    config = PruneConfig()
+    tokens = torch.empty(frames, n, dim, dtype=dtype, device="meta")
+    grad = torch.empty(frames * config.kept_per_frame(n), dim, dtype=dtype, device="meta")
+    attn = torch.empty(frames, n, device="meta")
+    with recorded_launches() as launches, DeviceWork() as work:
+        gradient = pipeline.prune_backward(grad, tokens, attn, None, None, config)
+    assert work.operators == [], "it starts nothing but launches, and reads nothing on the host"
+    return launches, gradient
+
+
+@pytest.mark.parametrize(("frames", "n"), [(1, 196), (32, 196), (64, 169), (1024, 256), (8192, 196)])
+def test_a_backward_pass_is_eight_launches_and_nothing_else(frames: int, n: int) -> None:
+    launches, gradient = backward(frames, n)
+    assert len(launches) == len({launch.name for launch in launches}) == 8
+    assert launches[-1].name == "gradient_kernel"
+    assert gradient.shape == (frames, n, 3584)
+
+
+@pytest.mark.parametrize("frames", [32, 8192, 2**17, 2**20])
+def test_the_scratch_is_bounded_by_the_tokens(frames: int) -> None:
+    """Twice the tokens where sums wait in float32, once for what joined what, and a share for all else."""
+    tokens = torch.empty(frames, 196, 3584, dtype=torch.bfloat16, device="meta")
+    grad = torch.empty(frames * 19, 3584, dtype=torch.bfloat16, device="meta")
+    call = pipeline.prepare(tokens, tokens[:, :, 0], None, None, PruneConfig(), grad=grad)
+    size = tokens.numel() * tokens.element_size()
+    in_chunks = call.shapes.ordinals > call.shapes.ordinals_per_chunk
+    assert in_chunks == (frames > 8192)
+    assert call.workspace.size <= (3.4 if in_chunks else 1.4) * size
+
+
+def test_frames_of_all_sizes_share_one_kernel() -> None:
+    kinds = set()
+    for frames, n in ((1, 11), (2, 16), (7, 100), (32, 196), (64, 169), (1024, 256), (3, 1024)):
+        launches, _ = backward(frames, n)
+        kinds |= {repr(specialise(one, "sm_90")) for one in launches if one.name == "gradient_kernel"}
+    assert len(kinds) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+def test_it_compiles_without_a_fused_product_or_an_approximation(target: str, dtype: torch.dtype) -> None:
+    launches, _ = backward(32, 196, dtype=dtype)
+    assert launches[-1].arguments["enable_fp_fusion"] is False
+    code = compile_for(launches[-1], target).code
+    if "ptx" in code:
+        assert set(re.findall(r"\b\w+\.(?:approx|full)\S*|\S+\.ftz\S*|\bfma\.\S+|\batom\S+", code["ptx"])) == set()
