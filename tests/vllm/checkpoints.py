@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,21 @@ def llava(dtype: torch.dtype = torch.float32, **text: Any) -> Any:
     return model
 
 
-def qwen(kind: str, **text: Any) -> Any:
-    """The model of `tiny_qwen`, likewise."""
+def qwen(kind: str) -> Any:
+    """The model of `tiny_qwen`, likewise; its name there afterwards is `served_kind(kind)`."""
+    own = tiny_qwen.KINDS[kind]
     rope = QWEN_ROPE | ({"mrope_interleaved": True} if kind == "qwen3" else {})
-    wide = torch.nn.Identity()
-    del wide
-    return tiny_qwen.model(kind, **QWEN_TEXT, rope_parameters=rope, **text)
+    tiny_qwen.KINDS[served_kind(kind)] = replace(
+        own,
+        text=own.text | QWEN_TEXT | {"rope_parameters": rope},
+        vision=own.vision | {"out_hidden_size": QWEN_TEXT["hidden_size"]},
+    )
+    return tiny_qwen.model(served_kind(kind))
+
+
+def served_kind(kind: str) -> str:
+    """The name in `tiny_qwen.KINDS` of the family as it is served."""
+    return f"{kind}, served"
 
 
 def tokenizer(named: dict[str, int]) -> Any:
@@ -90,6 +100,34 @@ def save_llava(model: Any, directory: Path) -> Path:
 def save_siglip(directory: Path) -> Path:
     """The SigLIP whose tower the model has."""
     tiny.siglip().save_pretrained(directory)
+    return directory
+
+
+def save_qwen(model: Any, kind: str, directory: Path) -> Path:
+    """With its processor."""
+    model.save_pretrained(directory)
+    named = {
+        "<|vision_start|>": tiny_qwen.START,
+        "<|vision_end|>": tiny_qwen.END,
+        "<|video_pad|>": tiny_qwen.VIDEO,
+        "<|image_pad|>": tiny_qwen.IMAGE,
+    }
+    sizes = {
+        "patch_size": tiny_qwen.PATCH,
+        "merge_size": tiny_qwen.MERGE,
+        "temporal_patch_size": tiny_qwen.FRAMES_A_PATCH,
+        # In pixels: nothing is resized.
+        "size": {"shortest_edge": 64, "longest_edge": 10**6},
+    }
+    prefix = tiny_qwen.KINDS[kind].prefix
+    video = transformers.Qwen3VLVideoProcessor if kind == "qwen3" else transformers.Qwen2VLVideoProcessor
+    processor = getattr(transformers, f"{prefix}Processor")(
+        image_processor=transformers.Qwen2VLImageProcessor(**sizes),
+        tokenizer=tokenizer(named),
+        video_processor=video(**sizes),
+        chat_template=CHAT.replace("{{ video }}", "<|vision_start|><|video_pad|><|vision_end|>"),
+    )
+    processor.save_pretrained(directory)
     return directory
 
 
