@@ -1,0 +1,90 @@
+"""What is changed in vLLM: the method's name, the models' classes, and the answer to models that have none.
+
+The name is the one thing that vLLM leaves no room for: the methods are a closed `Literal` of a checked dataclass.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal, get_args
+
+from fastvid_kernels.vllm.settings import METHOD
+
+MODELS = {
+    "LlavaOnevisionForConditionalGeneration": "llava_onevision",
+    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+    "Qwen3VLForConditionalGeneration": "qwen3_vl",
+}
+"""By architecture: the module with a class of the same name."""
+
+
+def add_method() -> None:
+    """Do it, once a process.
+
+    Raises:
+        RuntimeError: vLLM is not as it is in the versions that are known.
+    """
+    from vllm.config.multimodal import MultiModalConfig
+    from vllm.model_executor.models import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+    from fastvid_kernels.vllm.startup import CONFIGS
+
+    if not _add_name(MultiModalConfig):
+        return
+    for architecture, module in MODELS.items():
+        if architecture in MODELS_CONFIG_MAP:
+            raise RuntimeError(f"vLLM has a configuration of its own for {architecture}: this version is not known")
+        MODELS_CONFIG_MAP[architecture] = CONFIGS[architecture]
+        ModelRegistry.register_model(architecture, f"fastvid_kernels.vllm.{module}:{architecture}")
+    _refuse_others()
+
+
+def _add_name(config: Any) -> bool:
+    """Whether it was not there yet."""
+    from pydantic.dataclasses import rebuild_dataclass
+    from vllm.config import multimodal
+    from vllm.engine import arg_utils
+
+    field = config.__dataclass_fields__["video_pruning_method"]
+    names = get_args(field.type)
+    if METHOD in names:
+        return False
+    if not names or names != get_args(multimodal.VideoPruningMethod):
+        raise RuntimeError(
+            f"vLLM's video_pruning_method must be a Literal, got {field.type!r}: this version is not known"
+        )
+    methods = Literal[(*names, METHOD)]  # type: ignore[valid-type]
+    multimodal.VideoPruningMethod = methods
+    field.type = methods
+    config.__annotations__["video_pruning_method"] = methods
+    if METHOD not in get_args(config.__pydantic_fields__["video_pruning_method"].annotation):
+        config.__pydantic_fields__["video_pruning_method"].annotation = methods
+    rebuild_dataclass(config, force=True)
+    # What the command line accepts was read from the field as it was.
+    arg_utils._compute_kwargs.cache_clear()
+    config(video_pruning_rate=0.5, video_pruning_method=METHOD)
+    return True
+
+
+def _refuse_others() -> None:
+    """vLLM itself ignores the rate where a model names no methods: a server would prune nothing and say nothing."""
+    from vllm.config import VllmConfig
+
+    from fastvid_kernels.vllm.startup import rate_of
+
+    original = VllmConfig.try_verify_and_update_config
+
+    @functools.wraps(original)
+    def checked(self: Any) -> None:
+        model = self.model_config
+        if model is not None and not getattr(model, "config_updated", False) and rate_of(model) is not None:
+            architecture = model.architecture
+            if architecture not in MODELS:
+                raise ValueError(
+                    f"--video-pruning-method {METHOD} is for {', '.join(MODELS)}, got {architecture}: choose one of "
+                    "these, or leave --video-pruning-rate out"
+                )
+        original(self)
+
+    VllmConfig.try_verify_and_update_config = checked

@@ -1,0 +1,73 @@
+"""What the models' processors share: names of cached videos, numbers of placeholders, and what cannot be placed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from fastvid_kernels.vllm.settings import Serving
+from fastvid_kernels.vllm.startup import serving_of
+
+
+class PrunedProcessor:
+    """Stands before a processor of vLLM; does nothing where the method is another."""
+
+    info: Any
+
+    @property
+    def serving(self) -> Serving | None:
+        """How videos are pruned."""
+        return serving_of(self.info.ctx.model_config)
+
+    def check_places(self, serving: Serving, prompt: Any) -> None:
+        """Refuse a processed prompt, before it reaches the engine, if its tokens have no place.
+
+        Raises:
+            ValueError: that is so.
+        """
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """What vLLM's own processor makes of a request, checked."""
+        prompt = super().apply(inputs, timing_ctx)  # type: ignore[misc]
+        serving = self.serving
+        if serving is not None:
+            self.check_places(serving, prompt)
+        return prompt
+
+    def _get_mm_hashes(self, inputs: Any) -> Any:
+        hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
+        serving = self.serving
+        if serving is None or "video" not in hashes:
+            return hashes
+        return {**hashes, "video": [name + serving.suffix() for name in hashes["video"]]}
+
+
+def kept_of_grid(serving: Serving, grid: Any, merge_size: int) -> int:
+    """Tokens that are left of a video: int64 `[3]`, frames, rows and columns of patches.
+
+    Raises:
+        ValueError: none would be.
+    """
+    frames, rows, columns = grid.tolist()
+    return int(frames * serving.kept_per_frame(rows * columns // merge_size**2))
+
+
+def resized(update: Any, count: Callable[[int], int], token: int) -> Any:
+    """A prompt update with another number of placeholders, all where the first one is.
+
+    Args:
+        update: of vLLM, whose replacement is a function.
+        count: how many placeholders an item has.
+        token: the id of one.
+    """
+    original = update.replacement
+
+    def replacement(item: int) -> Any:
+        result = original(item)
+        ids = list(getattr(result, "full", result))
+        first = ids.index(token)
+        ids = [*ids[:first], *[token] * count(item), *(one for one in ids[first:] if one != token)]
+        return replace(result, full=ids) if hasattr(result, "full") else ids
+
+    return replace(update, replacement=replacement)

@@ -1,0 +1,147 @@
+"""What is checked, and what is prepared, when a server starts: in its first process, before any weight is read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from vllm.model_executor.models.config import VerifyAndUpdateConfig
+
+from fastvid_kernels.adapters import llava_onevision, qwen_vl
+from fastvid_kernels.adapters.scoring import scorer
+from fastvid_kernels.adapters.settings import Settings
+from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, TOWER_ATTENTION, pooled_grid
+from fastvid_kernels.vllm.settings import METHOD, Serving
+
+_KEY = "fastvid"
+
+
+def rate_of(model_config: Any) -> float | None:
+    """The part of video tokens that goes; None: this method prunes nothing here."""
+    multimodal = model_config.multimodal_config
+    spec = None if multimodal is None else multimodal.get_video_pruning_spec()
+    return spec[1] if spec is not None and spec[0] == METHOD else None
+
+
+def serving_of(model_config: Any) -> Serving | None:
+    """How videos are pruned; None: by others, or not at all."""
+    if rate_of(model_config) is None:
+        return None
+    return Serving.from_plain(getattr(model_config.hf_config, _KEY))
+
+
+def llava_settings(serving: Serving) -> Settings:
+    """As the adapters take them."""
+    return Settings(serving.siglip, serving.attention, serving.config, serving.backend)
+
+
+def tokens_per_frame(vision: Any) -> int:
+    """N of LLaVA-OneVision."""
+    side = vision.image_size // vision.patch_size
+    return math.prod(pooled_grid((side, side), "bilinear"))
+
+
+class _Config(VerifyAndUpdateConfig):
+    """What vLLM calls for an architecture once its own configuration stands."""
+
+    defaults: PruneConfig
+
+    @classmethod
+    def verify_and_update_config(cls, vllm_config: Any) -> None:
+        """Check, and leave the settings where every process finds them."""
+        model_config = vllm_config.model_config
+        rate = rate_of(model_config)
+        if rate is None:
+            return
+        additional = vllm_config.additional_config
+        serving = Serving.asked(rate, additional if isinstance(additional, dict) else {}, cls.defaults)
+        _check_engine(vllm_config)
+        _check_rope(model_config.hf_config.get_text_config())
+        cls.prepare(vllm_config, serving)
+        setattr(model_config.hf_config, _KEY, serving.plain())
+
+    @classmethod
+    def prepare(cls, vllm_config: Any, serving: Serving) -> None:
+        """What the model asks for beside that."""
+        raise NotImplementedError
+
+
+class LlavaOnevisionConfig(_Config):
+    """M-RoPE with three equal rows, which is RoPE at positions of our choice."""
+
+    defaults = llava_onevision.DEFAULTS
+
+    @classmethod
+    def prepare(cls, vllm_config: Any, serving: Serving) -> None:
+        """Check the tower and its head, and let the language model ask for positions."""
+        config = vllm_config.model_config.hf_config
+        if not isinstance(config.vision_feature_layer, int) or config.vision_feature_select_strategy != "full":
+            raise ValueError(
+                "the model must take all patches of one vision layer, got vision_feature_layer "
+                f"{config.vision_feature_layer} and vision_feature_select_strategy "
+                f"{config.vision_feature_select_strategy!r}"
+            )
+        serving.kept_per_frame(tokens_per_frame(config.vision_config))
+        # Reads the head, 61 MB at most, and forgets it: the worker, which needs it, reports what it lacks in its log.
+        scorer(llava_settings(serving), config.vision_config.hidden_size)
+        text = config.get_text_config()
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        text.rope_parameters["mrope_section"] = [head_dim // 2, 0, 0]
+
+
+class QwenConfig(_Config):
+    """M-RoPE is there."""
+
+    defaults = qwen_vl.DEFAULTS
+
+    @classmethod
+    def prepare(cls, vllm_config: Any, serving: Serving) -> None:
+        """Check that the tower can be seen at work."""
+        known = (*TOWER_ATTENTION, *ATTENTION_SUBSTITUTES)
+        if serving.siglip is not None or serving.attention not in (None, *known):
+            raise ValueError(
+                f"attention must be one of {', '.join(known)} for this model, whose attention comes from its own "
+                f"vision tower, got {serving.attention or 'siglip'}"
+            )
+        multimodal = vllm_config.model_config.multimodal_config
+        if multimodal.mm_encoder_tp_mode == "data":
+            raise ValueError(f"--mm-encoder-tp-mode must be 'weights' with {METHOD}, got 'data'")
+        if getattr(vllm_config.compilation_config, "compile_mm_encoder", False):
+            raise ValueError(f"compile_mm_encoder must be off with {METHOD}, which looks into the vision tower")
+        vision = vllm_config.model_config.hf_config.vision_config
+        full = getattr(vision, "fullatt_block_indexes", None)
+        if full is not None and vision.depth - 1 not in full:
+            raise ValueError(
+                "the last block of the vision tower must attend to whole frames, got fullatt_block_indexes "
+                f"{list(full)} of {vision.depth} blocks"
+            )
+
+
+CONFIGS = {
+    "LlavaOnevisionForConditionalGeneration": LlavaOnevisionConfig,
+    "Qwen2_5_VLForConditionalGeneration": QwenConfig,
+    "Qwen3VLForConditionalGeneration": QwenConfig,
+}
+
+
+def _check_engine(vllm_config: Any) -> None:
+    if vllm_config.speculative_config is not None:
+        raise ValueError(f"speculative decoding must be off with {METHOD}: a drafter places tokens otherwise")
+    stages = vllm_config.parallel_config.pipeline_parallel_size
+    if stages != 1:
+        raise ValueError(
+            f"--pipeline-parallel-size must be 1 with {METHOD}, got {stages}: later stages do not learn where the kept "
+            "tokens stand"
+        )
+    if vllm_config.model_config.multimodal_config.enable_mm_embeds:
+        raise ValueError(f"--enable-mm-embeds must be off with {METHOD}: embeddings come without what scores them")
+
+
+def _check_rope(text: Any) -> None:
+    rope = text.rope_parameters
+    kind = rope.get("rope_type", "default")
+    if kind != "default":
+        raise ValueError(
+            f"the model's rope_type must be 'default' with {METHOD}, got {kind!r}: leave out what stretches its context"
+        )

@@ -1,0 +1,139 @@
+"""Checkpoints that vLLM can serve: small models with random weights, and a tokenizer of single characters."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models
+
+from tests.adapters import tiny, tiny_qwen
+
+# vLLM's attention on a CPU wants heads of 32 channels.
+LLAVA_TEXT = tiny.TEXT | {
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+QWEN_TEXT = {
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
+QWEN_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}
+CHAT = (
+    "{% for message in messages %}{% for part in message.content %}"
+    "{% if part.type == 'video' %}{{ video }}{% elif part.type == 'text' %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
+
+
+def llava(dtype: torch.dtype = torch.float32, **text: Any) -> Any:
+    """The model of `tiny`, with heads as vLLM wants them."""
+    model = tiny.llava_onevision(dtype=dtype, text=LLAVA_TEXT | text)
+    with torch.no_grad():
+        # No placeholder is ever generated.
+        model.lm_head.weight[tiny.VIDEO - 20 :] = 0
+    return model
+
+
+def qwen(kind: str) -> Any:
+    """The model of `tiny_qwen`, likewise; its name there afterwards is `served_kind(kind)`."""
+    own = tiny_qwen.KINDS[kind]
+    rope = QWEN_ROPE | ({"mrope_interleaved": True} if kind == "qwen3" else {})
+    tiny_qwen.KINDS[served_kind(kind)] = replace(
+        own,
+        text=own.text | QWEN_TEXT | {"rope_parameters": rope},
+        vision=own.vision | {"out_hidden_size": QWEN_TEXT["hidden_size"]},
+    )
+    return tiny_qwen.model(served_kind(kind))
+
+
+def served_kind(kind: str) -> str:
+    """The name in `tiny_qwen.KINDS` of the family as it is served."""
+    return f"{kind}, served"
+
+
+def tokenizer(named: dict[str, int]) -> Any:
+    """A character is a token; special tokens have the ids that the models know."""
+    characters = [one for one in string.printable if one not in "\t\n\r\x0b\x0c"]
+    vocabulary = {"<pad>": 0} | {one: number for number, one in enumerate(characters, 1)}
+    taken = {**vocabulary, **named}
+    free = (number for number in range(128) if number not in taken.values())
+    taken |= {f"<free{number}>": number for number in free}
+    raw = Tokenizer(models.BPE(vocab=taken, merges=[], unk_token="<pad>"))
+    raw.decoder = decoders.Fuse()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", unk_token="<pad>")
+    fast.add_special_tokens({"additional_special_tokens": list(named)})
+    return fast
+
+
+def save_llava(model: Any, directory: Path) -> Path:
+    """With its processor."""
+    model.save_pretrained(directory)
+    _rename(directory, "vision_tower.", "vision_tower.vision_model.")
+    named = {"<video>": tiny.VIDEO, "<image>": tiny.IMAGE}
+    size = {"height": 40, "width": 40}
+    processor = transformers.LlavaOnevisionProcessor(
+        image_processor=transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=[[40, 40], [40, 80], [80, 40]]),
+        tokenizer=tokenizer(named),
+        video_processor=transformers.LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=tiny.GRID**2,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT.replace("{{ video }}", "<video>"),
+        image_token="<image>",
+        video_token="<video>",
+    )
+    processor.save_pretrained(directory)
+    return directory
+
+
+def save_siglip(directory: Path) -> Path:
+    """The SigLIP whose tower the model has."""
+    tiny.siglip().save_pretrained(directory)
+    return directory
+
+
+def save_qwen(model: Any, kind: str, directory: Path) -> Path:
+    """With its processor."""
+    model.save_pretrained(directory)
+    named = {
+        "<|vision_start|>": tiny_qwen.START,
+        "<|vision_end|>": tiny_qwen.END,
+        "<|video_pad|>": tiny_qwen.VIDEO,
+        "<|image_pad|>": tiny_qwen.IMAGE,
+    }
+    sizes = {
+        "patch_size": tiny_qwen.PATCH,
+        "merge_size": tiny_qwen.MERGE,
+        "temporal_patch_size": tiny_qwen.FRAMES_A_PATCH,
+        # In pixels: nothing is resized.
+        "size": {"shortest_edge": 64, "longest_edge": 10**6},
+    }
+    prefix = tiny_qwen.KINDS[kind].prefix
+    video = transformers.Qwen3VLVideoProcessor if kind == "qwen3" else transformers.Qwen2VLVideoProcessor
+    processor = getattr(transformers, f"{prefix}Processor")(
+        image_processor=transformers.Qwen2VLImageProcessor(**sizes),
+        tokenizer=tokenizer(named),
+        video_processor=video(**sizes),
+        chat_template=CHAT.replace("{{ video }}", "<|vision_start|><|video_pad|><|vision_end|>"),
+    )
+    processor.save_pretrained(directory)
+    return directory
+
+
+def _rename(directory: Path, old: str, new: str) -> None:
+    """transformers 5 saves SigLIP's tower without a part of its names that vLLM reads."""
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    renamed = {name if new in name else name.replace(old, new): tensor for name, tensor in tensors.items()}
+    save_file(renamed, path, metadata={"format": "pt"})

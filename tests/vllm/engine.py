@@ -1,0 +1,120 @@
+"""Engines in this process, one at a time, and what they answer."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+NEW = 6
+# Two sums in float32 in other orders: 1e-6 was seen. A wrong position gives 1e-2 at least.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Request:
+    """Ids with one placeholder for each video or image, and these: frames `[F, H, W, 3]` or `[H, W, 3]`, uint8."""
+
+    ids: list[int]
+    videos: tuple[Any, ...] = ()
+    images: tuple[Any, ...] = ()
+
+    def for_vllm(self) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        if self.videos:
+            data["video"] = list(self.videos)
+        if self.images:
+            data["image"] = list(self.images)
+        return {"prompt_token_ids": self.ids} | ({"multi_modal_data": data} if data else {})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one request: its prompt as served, tokens, and log-probabilities of the likeliest five at each."""
+
+    prompt: int
+    ids: list[int]
+    log_probabilities: list[dict[int, float]]
+    cached: int
+
+    def worst(self, ids: Sequence[int], logits: torch.Tensor) -> float:
+        """The tokens must be the same; the largest difference of log-probabilities to `logits [T, V]`."""
+        assert self.ids == list(ids)
+        expected = logits.double().log_softmax(-1)
+        differences = [
+            abs(value - float(expected[step, token]))
+            for step, likeliest in enumerate(self.log_probabilities)
+            for token, value in likeliest.items()
+        ]
+        return max(differences)
+
+
+class Engine:
+    """A running engine."""
+
+    def __init__(self, llm: Any) -> None:
+        self.llm = llm
+
+    def answer(self, *requests: Request, new: int = NEW) -> list[Answer]:
+        """All at once."""
+        from vllm import SamplingParams
+
+        outputs = self.llm.generate(
+            [one.for_vllm() for one in requests],
+            SamplingParams(max_tokens=new, temperature=0, logprobs=5, ignore_eos=True),
+            use_tqdm=False,
+        )
+        return [
+            Answer(
+                len(one.prompt_token_ids),
+                list(one.outputs[0].token_ids),
+                [{token: entry.logprob for token, entry in step.items()} for step in one.outputs[0].logprobs],
+                one.num_cached_tokens or 0,
+            )
+            for one in outputs
+        ]
+
+    def forget(self) -> None:
+        """Empty the prefix cache."""
+        assert self.llm.reset_prefix_cache()
+
+
+@contextlib.contextmanager
+def running(checkpoint: Path, **settings: Any) -> Iterator[Engine]:
+    """An engine, gone afterwards."""
+    from vllm import LLM
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    defaults: dict[str, Any] = {
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": 1024,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 2048,
+        "block_size": 32,
+        "disable_log_stats": True,
+        "limit_mm_per_prompt": {"video": 4, "image": 4},
+    }
+    llm = LLM(str(checkpoint), **(defaults | settings))
+    try:
+        yield Engine(llm)
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def film(seed: int, frames: int, height: int, width: int) -> Any:
+    """Two shots that drift, uint8 `[F, H, W, 3]`."""
+    generator = np.random.default_rng(seed)
+    shots = generator.integers(0, 256, (2, height, width, 3))
+    shot = (np.arange(frames) >= frames // 2).astype(int)
+    drift = generator.integers(-40, 41, (frames, height, width, 3))
+    return (shots[shot] + drift).clip(0, 255).astype(np.uint8)
