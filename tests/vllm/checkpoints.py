@@ -49,10 +49,9 @@ def llava(dtype: torch.dtype = torch.float32, **text: Any) -> Any:
 def qwen(kind: str) -> Any:
     """The model of `tiny_qwen`, likewise; its name there afterwards is `served_kind(kind)`."""
     own = tiny_qwen.KINDS[kind]
-    rope = QWEN_ROPE | ({"mrope_interleaved": True} if kind == "qwen3" else {})
     tiny_qwen.KINDS[served_kind(kind)] = replace(
         own,
-        text=own.text | QWEN_TEXT | {"rope_parameters": rope},
+        text=own.text | QWEN_TEXT | {"rope_parameters": QWEN_ROPE},
         vision=own.vision | {"out_hidden_size": QWEN_TEXT["hidden_size"]},
     )
     return tiny_qwen.model(served_kind(kind))
@@ -84,7 +83,9 @@ def save_llava(model: Any, directory: Path) -> Path:
     named = {"<video>": tiny.VIDEO, "<image>": tiny.IMAGE}
     size = {"height": 40, "width": 40}
     processor = transformers.LlavaOnevisionProcessor(
-        image_processor=transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=[[40, 40], [40, 80], [80, 40]]),
+        image_processor=transformers.LlavaOnevisionImageProcessor(
+            size=size, image_grid_pinpoints=[[40, 40], [40, 80], [80, 40]]
+        ),
         tokenizer=tokenizer(named),
         video_processor=transformers.LlavaOnevisionVideoProcessor(size=size),
         num_image_tokens=tiny.GRID**2,
@@ -120,11 +121,10 @@ def save_qwen(model: Any, kind: str, directory: Path) -> Path:
         "size": {"shortest_edge": 64, "longest_edge": 10**6},
     }
     prefix = tiny_qwen.KINDS[kind].prefix
-    video = transformers.Qwen3VLVideoProcessor if kind == "qwen3" else transformers.Qwen2VLVideoProcessor
     processor = getattr(transformers, f"{prefix}Processor")(
         image_processor=transformers.Qwen2VLImageProcessor(**sizes),
         tokenizer=tokenizer(named),
-        video_processor=video(**sizes),
+        video_processor=transformers.Qwen2VLVideoProcessor(**sizes),
         chat_template=CHAT.replace("{{ video }}", "<|vision_start|><|video_pad|><|vision_end|>"),
     )
     processor.save_pretrained(directory)

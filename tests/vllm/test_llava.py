@@ -28,7 +28,9 @@ class Truth:
         self.processor = processor
 
     def of(self, request: Request, new: int = engine.NEW) -> tuple[list[int], torch.Tensor]:
-        videos = [self.processor.video_processor([one], return_tensors="pt").pixel_values_videos[0] for one in request.videos]
+        videos = [
+            self.processor.video_processor([one], return_tensors="pt").pixel_values_videos[0] for one in request.videos
+        ]
         images = [self.processor.image_processor([one], return_tensors="pt").pixel_values[0] for one in request.images]
         ids: list[int] = []
         lengths = iter([len(one) for one in videos])
@@ -163,7 +165,11 @@ def test_many_at_once(served: Engine, truth: Truth) -> None:
 def test_chunked_prefill(directory: Path, truth: Truth) -> None:
     """A video over three chunks and more; and others beside it."""
     with engine.running(
-        directory / "model", **settings(directory), max_num_batched_tokens=64, max_num_seqs=4, enable_prefix_caching=False
+        directory / "model",
+        **settings(directory),
+        max_num_batched_tokens=64,
+        max_num_seqs=4,
+        enable_prefix_caching=False,
     ) as chunked:
         several = [one for name, one in requests().items() if "image" not in name]
         for request, answer in zip(several, chunked.answer(*several), strict=True):
