@@ -44,7 +44,8 @@ def test_without_the_method_vllm_is_what_it_was(directory: Path) -> None:
     """Its own class's answers, to the bit, from the class that stands in front of it."""
     several = {name: one for name, one in requests().items() if name in ("text", "video", "image", "long")}
     with engine.running(directory / "model") as plain:
-        ours = plain.answer(*several.values())
+        # One by one: vLLM itself fails on two videos of different lengths in a batch.
+        ours = [plain.answer(one)[0] for one in several.values()]
         used = type(plain.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.get_model())
     assert used.__module__.startswith("fastvid_kernels.vllm")
     from vllm.model_executor.models import ModelRegistry
@@ -55,7 +56,7 @@ def test_without_the_method_vllm_is_what_it_was(directory: Path) -> None:
     )
     try:
         with engine.running(directory / "model") as upstream:
-            theirs = upstream.answer(*several.values())
+            theirs = [upstream.answer(one)[0] for one in several.values()]
     finally:
         ModelRegistry.register_model(
             "LlavaOnevisionForConditionalGeneration",
