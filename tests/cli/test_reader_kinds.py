@@ -1,0 +1,130 @@
+"""Kinds of files that have always been read: each stays so."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from fastvid_kernels.cli.errors import CommandError
+from fastvid_kernels.cli.reader import Orientation
+from fastvid_kernels.cli.video import sample_video
+
+GREYS = [20, 60, 100, 140, 180, 220]
+
+
+def write(
+    path: Path,
+    codec: str,
+    pixel_format: str,
+    *,
+    size: tuple[int, int] = (32, 48),
+    times: list[int] | None = None,
+    greys: list[int] = GREYS,
+) -> Path:
+    """One grey a frame; times in 25ths of a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width = size
+        stream.pix_fmt = pixel_format
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 25)
+        for number, grey in enumerate(greys):
+            frame = av.VideoFrame.from_ndarray(np.full((*size, 3), grey, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = (number if times is None else times[number]), Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def check_greys(path: Path, greys: list[int] = GREYS, atol: float = 4) -> None:
+    video = sample_video(path, 32)
+    assert video.lost == 0
+    np.testing.assert_allclose(video.frames.mean(axis=(1, 2, 3)), greys, atol=atol)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format"),
+    [
+        ("ffv1", "gray"),
+        ("ffv1", "gray10le"),
+        ("ffv1", "gray16le"),
+        ("ffv1", "yuv420p10le"),
+        ("ffv1", "yuv444p16le"),
+        ("ffv1", "yuva420p"),
+        ("ffv1", "bgra"),
+        ("ffv1", "yuv411p"),
+    ],
+)
+def test_grey_deep_and_transparent_formats(tmp_path: Path, codec: str, pixel_format: str) -> None:
+    check_greys(write(tmp_path / "clip.mkv", codec, pixel_format))
+
+
+@pytest.mark.parametrize("size", [(33, 47), (1, 1), (2, 300), (31, 2)])
+def test_odd_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = write(tmp_path / "clip.mkv", "ffv1", "bgr0", size=size)
+    check_greys(path)
+    assert sample_video(path, 2).frames.shape[1:3] == size
+
+
+def test_a_variable_frame_rate(tmp_path: Path) -> None:
+    times = [0, 1, 2, 50, 51, 100]
+    path = write(tmp_path / "clip.mkv", "ffv1", "bgr0", times=times)
+    check_greys(path)
+    assert sample_video(path, 32).times == pytest.approx([time / 25 for time in times], abs=1e-3)
+
+
+def test_times_that_begin_late_count_from_the_first_frame(tmp_path: Path) -> None:
+    path = write(tmp_path / "clip.mkv", "ffv1", "bgr0", times=[75 + number for number in range(6)])
+    assert sample_video(path, 32).times == pytest.approx([number / 25 for number in range(6)], abs=1e-3)
+
+
+def test_a_stream_without_times_or_a_count(tmp_path: Path) -> None:
+    """Raw MPEG-4 video: neither an index nor a container."""
+    path = write(tmp_path / "clip.m4v", "mpeg4", "yuv420p")
+    check_greys(path, atol=6)
+
+
+def test_an_animation_that_is_no_film(tmp_path: Path) -> None:
+    check_greys(write(tmp_path / "clip.gif", "gif", "gray"))
+
+
+def test_a_picture_is_a_film_of_one_frame(tmp_path: Path) -> None:
+    path = write(tmp_path / "one.mjpeg", "mjpeg", "yuvj420p", greys=[99])
+    check_greys(path, [99], atol=6)
+
+
+def test_frames_that_change_their_size_are_shown_in_the_first_one_s(tmp_path: Path) -> None:
+    parts = [
+        write(tmp_path / f"{number}.mjpeg", "mjpeg", "yuvj420p", size=size, greys=[grey] * 3)
+        for number, (size, grey) in enumerate([((32, 48), 60), ((64, 96), 180)])
+    ]
+    path = tmp_path / "both.mjpeg"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    video = sample_video(path, 32)
+    assert video.frames.shape[1:3] == (32, 48)
+    np.testing.assert_allclose(video.frames.mean(axis=(1, 2, 3))[[0, -1]], [60, 180], atol=8)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 5000, b"not a film at all" * 300])
+def test_junk(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "junk.mp4"
+    path.write_bytes(content)
+    with pytest.raises(CommandError, match=r"cannot decode|has no video in it"):
+        sample_video(path, 8)
+
+
+def test_an_orientation_is_the_film_s_even_if_it_stands_on_its_first_frame_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "clip.mkv", "ffv1", "bgr0")
+    seen: list[Orientation] = []
+
+    def first_only(frame: av.VideoFrame) -> Orientation:
+        seen.append(Orientation() if seen else Orientation(transposed=True))
+        return seen[-1]
+
+    monkeypatch.setattr(Orientation, "of", staticmethod(first_only))
+    assert sample_video(path, 6).frames.shape == (6, 48, 32, 3)
