@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -82,8 +83,7 @@ class VideoPruner:
         features = None if videos[0].features is None else _joined([_features(video) for video in videos])
         cu_frames = None
         if len(videos) > 1:
-            ends = torch.tensor([0, *lengths]).cumsum(0)
-            cu_frames = ends.to(tokens.device, torch.int32)
+            cu_frames = torch.tensor([*accumulate(lengths, initial=0)], dtype=torch.int32, device=tokens.device)
         self._warm_up(tokens, attention, features)
         kept = prune(tokens, attention, features, cu_frames, config=self._config, backend=self._backend)
         marked: tuple[Tensor, ...] = mark_dropped(tokens, *kept).split(lengths)
