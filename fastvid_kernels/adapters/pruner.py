@@ -52,7 +52,7 @@ class VideoPruner:
     def __init__(self, config: PruneConfig, backend: Backend) -> None:
         self._config = config
         self._backend = backend
-        self._warm: set[Any] = set()
+        self._warm_up = LazyWarmup(config, backend)
 
     def __call__(self, videos: Sequence[Video]) -> list[Tensor]:
         """Mark the tokens that are dropped.
@@ -89,8 +89,22 @@ class VideoPruner:
         marked: tuple[Tensor, ...] = mark_dropped(tokens, *kept).split(lengths)
         return marked
 
-    def _warm_up(self, tokens: Tensor, attention: Tensor, features: Tensor | None) -> None:
-        """At a model's first video, compile what its later ones will need too."""
+
+class LazyWarmup:
+    """Compiles, at a model's first video of a kind, what its later ones will need too.
+
+    Args:
+        config: the hyperparameters.
+        backend: as in `prune`.
+    """
+
+    def __init__(self, config: PruneConfig, backend: Backend) -> None:
+        self._config = config
+        self._backend = backend
+        self._warm: set[Any] = set()
+
+    def __call__(self, tokens: Tensor, attention: Tensor, features: Tensor | None) -> None:
+        """Before a call of the operator on these; nothing where its kernels will not run."""
         if torch.compiler.is_compiling() or self._backend == "eager":
             return
         channels, dtype = (None, None) if features is None else (features.shape[1], features.dtype)
