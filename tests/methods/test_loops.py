@@ -11,6 +11,7 @@ from torch import Tensor
 import reference
 
 from . import loops
+from .loops.ablations import fixed_segments
 from .loops.prunevid import dpc_knn, is_static, refined
 from .loops.shares import by_largest_fraction, in_proportion, rounded_total
 from .loops.simple_cluster import rotated
@@ -68,15 +69,22 @@ def test_visionzip_adds_the_mean_of_what_joined_to_its_target() -> None:
 
 
 def test_visionzip_assigns_by_cosine_and_spaces_its_targets() -> None:
-    # N = 20, K = 12: S = floor(680 / 64) = 10, C = 2; of the last ten every fifth is a target: 10 and 15.
-    tokens = torch.zeros(1, 20, 2, dtype=torch.float64)
+    # N = 21, K = 12: S = floor(680 / 64) = 10, C = 2; of the last eleven every fifth is a target: 10 and 15.
+    tokens = torch.zeros(1, 21, 2, dtype=torch.float64)
     tokens[0, 10:] = torch.tensor([0.0, 1.0])
     tokens[0, 10] = torch.tensor([5.0, 0.0])
     tokens[0, 12] = torch.tensor([1.0, 1.0])  # as near to both: joins the first
-    attn = torch.cat([torch.ones(1, 10), torch.zeros(1, 10)], dim=1)
-    values, indices = loops.visionzip(tokens, attn, None, None, 0.6)
+    attn = torch.cat([torch.ones(1, 10), torch.zeros(1, 11)], dim=1)
+    values, indices = loops.visionzip(tokens, attn, None, None, 0.58)
     assert indices.tolist() == [*range(11), 15]
     assert values[-2:].tolist() == [[6, 1], [0, 2]]
+
+
+def test_visionzip_rounds_its_share_of_dominant_tokens_half_up() -> None:
+    # K = 2: floor((108 + 32) / 64) = 2, so nothing is merged.
+    values, indices = loops.visionzip(column(1, 2, 3, 4), torch.tensor([[0, 0.3, 0.2, 0.4]]), None, None, 0.5)
+    assert indices.tolist() == [1, 3]
+    assert values[:, 0].tolist() == [2, 4]
 
 
 @pytest.mark.parametrize("name", ["attention", "visionzip", "fastvid"])
@@ -88,10 +96,10 @@ def test_who_needs_attention_says_so(name: str) -> None:
 def test_dycoke_compares_1_with_0_and_3_with_2_and_2_with_0() -> None:
     # R = 1/2 of N = 3: floor(3 * 1/3) = 1 token of every frame but the first of a group.
     e, u = [1.0, 0.0], [0.0, 1.0]
-    tokens = video([e, e, e], [e, e, u], [u, e, e], [u, u, e], [e, u, e], [e, u, u])
+    tokens = video([e, e, e], [u, e, e], [e, e, u], [e, e, e], [e, u, e], [e, u, u])
     _, indices = loops.dycoke(tokens, None, None, None, 0.5)
-    # Frame 3 differs from frame 2 at position 1 only; frames 4 and 5 are a group of two.
-    assert indices.tolist() == [0, 1, 2, 5, 6, 10, 12, 13, 14, 17]
+    # Frame 2 differs from frame 1 first at position 0; frame 3 not at all from frame 0; 4 and 5 are a group of two.
+    assert indices.tolist() == [0, 1, 2, 3, 8, 11, 12, 13, 14, 17]
 
 
 def test_dycoke_keeps_a_quarter_at_least() -> None:
@@ -133,6 +141,12 @@ def test_vidcom2_gives_an_odd_frame_more_and_keeps_odd_tokens() -> None:
     assert loops.vidcom2(tokens, None, None, None, 0.5)[1].tolist() == [0, 4, 5, 6]
 
 
+def test_vidcom2_looks_at_directions() -> None:
+    # Channels 0 and 1 stay, 2 and 3 vary more. The longest token points where most do; the odd one is short.
+    tokens = video([[1, 1, 99, -99], [1, 0.9, -99, 99], [5, 5, 99, 99], [1, -1, -99, -99]])
+    assert loops.vidcom2(tokens, None, None, None, 0.25)[1].tolist() == [3]
+
+
 def test_vcast_spends_where_the_path_bends() -> None:
     # Frame means 0, 1, 0, 1: curvature 1, 2, 2, 1. softmax(c / 0.7) = .0967, .4033 twice each; of 6 tokens:
     # 0.58, 2.42, 2.42, 0.58: one, two, two, one.
@@ -141,6 +155,18 @@ def test_vcast_spends_where_the_path_bends() -> None:
     # Scores: frames 0 and 2, mean 0: cosine 0 everywhere, norms 1, 1, 0. Frames 1 and 3, mean 1: unlike 1, 0, 0
     # (zero has cosine 0), norms 0, 1, 1/2 of the largest.
     assert indices.tolist() == [0, 3, 4, 6, 7, 9]
+
+
+def test_vcast_adds_direction_and_length() -> None:
+    # The mean is (1, 1): 1 - cos is 0, .29, .68, 0, scaled 0, .43, 1, 0; norms are 1.41, 3, 2.24, 1.41, scaled
+    # 0, 1, .52, 0; together 0, 1.43, 1.52, 0.
+    tokens = video([[1, 1], [3, 0], [-1, 2], [1, 1]])
+    assert loops.vcast(tokens, None, None, None, 0.5)[1].tolist() == [1, 2]
+    assert loops.vcast(tokens, None, None, None, 0.25)[1].tolist() == [2]
+
+
+def test_vcast_prefers_the_longer_of_tokens_alike() -> None:
+    assert loops.vcast(video([[1, 1], [3, 3], [2, 2]]), None, None, None, 0.34)[1].tolist() == [1]
 
 
 def test_vcast_takes_given_frame_features_for_the_path_only() -> None:
@@ -175,6 +201,15 @@ def test_prunevid_averages_what_stands_still() -> None:
     assert values.tolist() == [e, e, [3, 0], u]
 
 
+def test_prunevid_makes_a_cluster_of_every_four_frames() -> None:
+    # Eight frames, two clusters; seven frames, one.
+    heaps = torch.tensor([1.0, 1.01, 1.02, 1.03, 9.0, 9.01, 9.02, 9.03], dtype=torch.float64)[:, None, None]
+    values, indices = loops.prunevid(heaps, None, None, None, 0.5, num_neighbors=2)
+    assert indices.tolist() == [0, 4]
+    assert values[:, 0].tolist() == pytest.approx([1.015, 9.015])
+    assert loops.prunevid(heaps[:7], None, None, None, 0.5, num_neighbors=2)[1].tolist() == [0]
+
+
 def test_prunevid_halves_sets_above_fourteen() -> None:
     # One frame, no pairs: all 16 move. Eight pairs of equal tokens far from each other become eight rows.
     spots = torch.arange(16, dtype=torch.float64).div(2, rounding_mode="floor") ** 2 * 10
@@ -199,6 +234,16 @@ def test_simple_cluster_averages_directions_alike() -> None:
     values, indices = loops.simple_cluster(tokens, None, None, None, 0.5)
     assert indices.tolist() == [0, 2]
     assert values.tolist() == [[2.5, 0.25], [0.25, 2.5]]
+
+
+def test_simple_cluster_moves_its_centres() -> None:
+    # Centres at 0 and 40 degrees. In the first round 0 and 15 join 0, the rest 40; with centres at 7.5 and about
+    # 62 degrees 25 changes sides, then with 13 and about 74 so does 40.
+    degrees = (0, 15, 25, 40, 90, 91)
+    tokens = torch.tensor([[[math.cos(math.radians(d)), math.sin(math.radians(d))] for d in degrees]]).double()
+    values, indices = loops.simple_cluster(tokens, None, None, None, 0.34)
+    assert indices.tolist() == [0, 4]
+    assert torch.allclose(values, torch.stack([tokens[0, :4].mean(0), tokens[0, 4:].mean(0)]))
 
 
 def test_simple_cluster_drops_empty_clusters() -> None:
@@ -229,6 +274,11 @@ def test_fastvid_without_a_replaced_part_is_the_oracle(clip: tuple[Tensor, Tenso
         oracle = reference.prune(tokens, attn, given, [0, 9, 13], retention_ratio=0.5, **settings)
         assert torch.equal(indices, oracle.indices)
         assert torch.equal(values, oracle.tokens)
+
+
+def test_fixed_segments_leave_none_empty() -> None:
+    assert fixed_segments(5, 2) == [[0, 1], [2, 3, 4]]
+    assert fixed_segments(3, 8) == [[0], [1], [2]]
 
 
 def test_fixed_segments_are_what_cuts_at_equal_steps_would_give() -> None:
