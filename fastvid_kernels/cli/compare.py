@@ -157,7 +157,8 @@ def _table(clip: Clip, outcomes: list[_Outcome], fastvid: _Outcome, device: torc
 def _draw(clip: Clip, outcomes: list[_Outcome], fastvid: _Outcome, retention: float) -> Image.Image:
     video = clip.video
     count = min(_SHOWN, len(video.frames))
-    shown = [(2 * number + 1) * len(video.frames) // (2 * count) for number in range(count)]
+    # From the first to the last, at distances that are no multiple of a method's own rhythm.
+    shown = [number * (len(video.frames) - 1) // max(1, count - 1) for number in range(count)]
     rows = [
         Row(
             one.label,

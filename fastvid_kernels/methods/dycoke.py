@@ -40,8 +40,9 @@ METHOD = Method(
     "dycoke",
     dycoke,
     source="DyCoke, arXiv 2411.15024, its token temporal merging",
-    deviations="The retention ratio sets the merging rate k, and no ratio below a quarter is reached. A last group of "
-    "fewer than four frames is merged like the others: there the published code keeps a third frame whole and loses a "
-    "frame that has no partner. DyCoke's pruning of the cache while it answers is no part of this.",
+    deviations="The retention ratio sets the merging rate k, 0.7 in the published code, and no ratio below a quarter "
+    "is reached. A last group of fewer than four frames is merged like the others: there the published code keeps a "
+    "third frame whole and loses a frame that has no partner. DyCoke's pruning of the cache while it answers is no "
+    "part of this.",
     rows=_rows,
 )

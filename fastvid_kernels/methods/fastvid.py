@@ -31,7 +31,8 @@ def fastvid(
     Args:
         video: with its attention.
         config: all of it counts.
-        segmentation: "fixed": 8 segments of one length; "cluster": 8 clusters of frames, wherever in time they are.
+        segmentation: "fixed": `min_segments` segments of one length; "cluster": as many clusters of frames, wherever in
+            time they are.
         merging: "uniform": anchors at even distances among the candidates; "cluster": anchors become the mean of
             themselves and what joined them, and lose their places: they stand last in their segment.
     """

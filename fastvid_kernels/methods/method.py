@@ -160,6 +160,8 @@ class Method:
             NotImplementedError: in a backward pass, of which there is none.
         """
         config = resolve_config(config, hyperparameters)
+        if not isinstance(tokens, Tensor):
+            raise TypeError(f"tokens must be a torch.Tensor, got {type(tokens).__name__}")
         if attn is None and self.needs_attention:
             raise ValueError(
                 f"attn must be given for the method {self.name}, which ranks tokens by attention, got None"

@@ -15,6 +15,8 @@ from fastvid_kernels.methods.parts.ranking import normalized
 
 # Sets of so few tokens are left as they are.
 _FEW = 14
+# Of a density, the point itself included.
+_NEIGHBORS = 7
 
 
 def prunevid(video: VideoTokens, config: PruneConfig, *, threshold: float = 0.8, merged_to: float = 0.5) -> Kept:
@@ -27,7 +29,7 @@ def prunevid(video: VideoTokens, config: PruneConfig, *, threshold: float = 0.8,
         merged_to: how many clusters a set of tokens becomes, as a share of their number.
     """
     frames, n, _ = video.tokens.shape
-    _, cluster = density_peak_clusters(video.features, max(1, frames // 4))
+    _, cluster = density_peak_clusters(video.exact.mean(1), max(1, frames // 4), _NEIGHBORS)
     borders = (cluster.diff() != 0).nonzero().squeeze(1) + 1
     sets: list[tuple[Tensor, Tensor]] = []
     for own in torch.arange(frames, device=borders.device).tensor_split(borders.cpu()):
@@ -56,7 +58,7 @@ def _merged(rows: Tensor, indices: Tensor, share: float) -> tuple[Tensor, Tensor
     if len(rows) <= _FEW:
         return rows, indices
     clusters = max(1, int(len(rows) * share))
-    _, cluster = density_peak_clusters(rows, clusters)
+    _, cluster = density_peak_clusters(rows, clusters, _NEIGHBORS)
     means, _ = group_means(rows, cluster, clusters)
     first = torch.full((clusters,), len(rows), device=rows.device)
     first = first.scatter_reduce(0, cluster, torch.arange(len(rows), device=rows.device), "amin")
@@ -75,7 +77,9 @@ METHOD = Method(
     "prunevid",
     prunevid,
     source="PruneVid, arXiv 2412.16117, its first stage",
-    deviations="What it does inside the language model, by the question's attention, is no part of this.",
+    deviations="Windows end wherever neighbouring frames are of different clusters, where the published code smooths "
+    "the clusters in time first. What it does inside the language model, by the question's attention, is no part of "
+    "this.",
     rows=None,
     check=_check,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.methods.method import Kept, Method, VideoTokens
@@ -11,6 +12,8 @@ from fastvid_kernels.methods.parts.shares import apportion
 
 _TEMPERATURE = 0.7
 _MILLION = 1_000_000
+# Of the length of a feature.
+_SMALLEST_STEP = 1e-6
 
 
 def vcast(video: VideoTokens, config: PruneConfig) -> Kept:
@@ -19,7 +22,7 @@ def vcast(video: VideoTokens, config: PruneConfig) -> Kept:
     tokens = video.exact
     curvature = torch.ones(frames, dtype=torch.float64, device=tokens.device)
     if frames > 2:
-        steps = video.features.diff(dim=0)
+        steps = _steps(video.features)
         curvature[1:-1] = 1 - cosine(steps[:-1], steps[1:])
     weights = torch.softmax(curvature.nan_to_num() / _TEMPERATURE, 0)
     counts = apportion(weights, _rows(frames, n, config), n)
@@ -29,8 +32,23 @@ def vcast(video: VideoTokens, config: PruneConfig) -> Kept:
     return video.kept(highest(score, torch.tensor(counts, device=tokens.device)))
 
 
+def _steps(features: Tensor) -> Tensor:
+    """Differences of successive features `[F, G]`; 0 where they are so small that they may be rounding alone."""
+    steps = features.diff(dim=0)
+    moves = steps.norm(dim=1) > _SMALLEST_STEP * features[1:].norm(dim=1)
+    return torch.where(moves[:, None], steps, 0.0)
+
+
 def _rows(frames: int, tokens_per_frame: int, config: PruneConfig) -> int:
     return round(frames * tokens_per_frame * round(_MILLION * config.retention_ratio) / _MILLION)
 
 
-METHOD = Method("vcast", vcast, source="V-CAST", rows=_rows)
+METHOD = Method(
+    "vcast",
+    vcast,
+    source="V-CAST",
+    deviations="Frame features are taken as they are, and both parts of a score are brought to 0 ... 1; the published "
+    "code normalises the features and leaves the cosine as it is. Remainders go to the largest fractions, and a frame "
+    "may keep nothing, where there it keeps a token at least, and the only frame of a video everything.",
+    rows=_rows,
+)

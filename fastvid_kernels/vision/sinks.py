@@ -1,7 +1,8 @@
 """Places of a video that draw attention in every frame, and attention without them (SToP, arXiv 2604.20937).
 
-Such sinks say little about the video and take the places of tokens that do. The published code lowers their attention
-before tokens are ranked by it; it is offered here for any method that ranks so.
+Such sinks say little about the video and take the places of tokens that do. Their attention is lowered before tokens
+are ranked by it. The published code for FastVID lowers the density score of sinks too, by 0.3 of the sink score: that
+is no part of this, nor of the operator.
 """
 
 from __future__ import annotations

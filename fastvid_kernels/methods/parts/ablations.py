@@ -13,8 +13,6 @@ from fastvid_kernels.eager.dyseg import mean_frame_features, segment_lengths, tr
 from fastvid_kernels.methods.method import VideoTokens
 from fastvid_kernels.methods.parts.clusters import density_peak_clusters
 
-_SEGMENTS = 8
-
 
 def segments(video: VideoTokens, segmentation: str, config: PruneConfig) -> tuple[Tensor, list[Segment]]:
     """The order in which frames are taken, int64 `[F]`, and the segments that they then form, with their budgets."""
@@ -24,10 +22,10 @@ def segments(video: VideoTokens, segmentation: str, config: PruneConfig) -> tupl
     if segmentation == "dynamic":
         lengths = segment_lengths(transition_similarity(features).tolist(), config.min_segments, config.tau)
     elif segmentation == "fixed":
-        bounds = [place * frames // _SEGMENTS for place in range(_SEGMENTS + 1)]
+        bounds = [place * frames // config.min_segments for place in range(config.min_segments + 1)]
         lengths = [end - start for start, end in pairwise(bounds) if end > start]
     else:
-        _, cluster = density_peak_clusters(features, min(_SEGMENTS, frames))
+        _, cluster = density_peak_clusters(features, min(config.min_segments, frames), config.num_neighbors)
         order = torch.sort(cluster, stable=True).indices
         lengths = torch.bincount(cluster).tolist()
     starts = accumulate(lengths[:-1], initial=0)
@@ -35,13 +33,13 @@ def segments(video: VideoTokens, segmentation: str, config: PruneConfig) -> tupl
 
 
 def evenly_placed_anchors(salient: Tensor, plan: list[Segment]) -> Tensor:
-    """Of an anchor frame's M candidates every floor(M / C)-th, the first C of these: bool `[F, N]`."""
+    """Of an anchor frame's M candidates every max(1, floor(M / C))-th, the first C of these: bool `[F, N]`."""
     anchors = torch.zeros_like(salient)
     for segment in plan:
         for frame, count in zip(segment.anchor_frames, segment.n_context, strict=True):
             candidates = (~salient[frame]).nonzero().squeeze(1)
             if count > 0:
-                anchors[frame, candidates[:: len(candidates) // count][:count]] = True
+                anchors[frame, candidates[:: max(1, len(candidates) // count)][:count]] = True
     return anchors
 
 

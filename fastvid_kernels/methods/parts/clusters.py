@@ -9,7 +9,7 @@ from fastvid_kernels.eager.peaks import anchor_mask, squared_distances
 from fastvid_kernels.eager.products import full_precision
 
 
-def density_peak_clusters(points: Tensor, clusters: int, num_neighbors: int = 5) -> tuple[Tensor, Tensor]:
+def density_peak_clusters(points: Tensor, clusters: int, num_neighbors: int) -> tuple[Tensor, Tensor]:
     """Clusters of points around the highest density peaks (Eq. 3-4 of FastVID, of Rodriguez and Laio before).
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 from reference import tokens_per_frame
 
 from .common import CuFrames, Result, cosine, kept, largest, mean, minmax, softmax, unit, videos
-from .shares import by_largest_fraction, in_proportion, rounded_total
+from .shares import in_proportion, rounded_total
 
 ALPHAS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
 
@@ -49,17 +49,25 @@ def vidcom2(
         f = [[closeness(token, center) for token in frame] for frame, center in zip(z, frame_centers, strict=True)]
         p = softmax([-sum(scores) / size / 0.01 for scores in v])
         shares = [count * (1 + weight - sum(p) / len(p)) for weight in p]
-        for frame, budget in enumerate(by_largest_fraction(shares, count * len(x), size)):
+        for frame, budget in enumerate(in_proportion(shares, count * len(x), size)):
             chosen = largest([-(a + b) for a, b in zip(v[frame], f[frame], strict=True)], budget)
             indices += [(start + frame) * size + n for n in chosen]
     return kept(tokens, indices)
 
 
 def curvature(features: Sequence[Tensor]) -> list[float]:
-    """`1 - cos(g_f - g_(f-1), g_(f+1) - g_f)` of every frame; 1 at both ends."""
+    """`1 - cos(g_f - g_(f-1), g_(f+1) - g_f)` of every frame; 1 at both ends.
+
+    A step of at most a millionth of the feature's length counts as none: it may be rounding alone.
+    """
+
+    def step(f: int) -> Tensor:
+        difference = features[f] - features[f - 1]
+        return difference if difference.norm() > 1e-6 * features[f].norm() else 0 * difference
+
     values = [1.0] * len(features)
     for f in range(1, len(features) - 1):
-        values[f] = 1 - cosine(features[f] - features[f - 1], features[f + 1] - features[f])
+        values[f] = 1 - cosine(step(f), step(f + 1))
     return values
 
 

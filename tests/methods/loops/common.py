@@ -36,10 +36,13 @@ def kept(tokens: Tensor, indices: Iterable[int]) -> Result:
 
 
 def largest(scores: Sequence[float], count: int) -> list[int]:
-    """Where the `count` largest scores are, ascending; equal ones by lower index, non-finite ones last."""
+    """Where the `count` largest scores are, ascending; equal ones by lower index, non-finite ones last.
+
+    Scores that differ by rounding alone are equal.
+    """
 
     def rank(index: int) -> tuple[bool, float, int]:
-        score = scores[index]
+        score = round(scores[index], 11) if math.isfinite(scores[index]) else scores[index]
         return (False, -score, index) if math.isfinite(score) else (True, 0.0, index)
 
     return sorted(sorted(range(len(scores)), key=rank)[:count])

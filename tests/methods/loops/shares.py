@@ -9,10 +9,10 @@ from reference.budgets import MILLION, millionths
 def by_largest_fraction(shares: Sequence[float], total: int, cap: int) -> list[int]:
     """Shares rounded down, at most `cap`; what is left of `total` one each by largest fraction, in rounds.
 
-    A round passes over full frames; the order stays that of the first round.
+    A round passes over full frames; the order stays that of the first round. Rounding sets no fractions apart.
     """
     budgets = [min(math.floor(share), cap) for share in shares]
-    order = sorted(range(len(shares)), key=lambda frame: (math.floor(shares[frame]) - shares[frame], frame))
+    order = sorted(range(len(shares)), key=lambda frame: (round(math.floor(shares[frame]) - shares[frame], 9), frame))
     left = total - sum(budgets)
     while left > 0:
         for frame in order:
