@@ -104,10 +104,12 @@ def test_both_backends_agree_to_the_bit_where_they_choose_alike(dtype: torch.dty
     assert_same_bits(gradient, backward_of(arguments[0], grad, *arguments[1:], **hyperparameters))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("frames_per_chunk", [1, 4])
 @pytest.mark.parametrize("ordinals_per_chunk", [1, 2])
-def test_chunks_change_nothing(frames_per_chunk: int, ordinals_per_chunk: int) -> None:
-    tokens, attn, features = video(7, 20, 24, torch.float16, seed=18)
+def test_chunks_change_nothing(frames_per_chunk: int, ordinals_per_chunk: int, dtype: torch.dtype) -> None:
+    """Sums wait in the output between launches: of half precision a half of their bits, and the rest elsewhere."""
+    tokens, attn, features = video(7, 20, 24, dtype, seed=18)
     features[:2], features[2:] = 1, -1
     hyperparameters = {"retention_ratio": 0.3, "anchor_interval": 2, "min_segments": 2, "tau": -1.5}
     whole = check_backward(tokens, attn, features, **hyperparameters)
