@@ -1,4 +1,4 @@
-"""Training steps of whole batches: rows of video and of text, two videos in a prompt, padding; and of the llava package."""
+"""Training steps of whole batches: rows of video and of text, two videos in a prompt, padding; the llava package's."""
 
 from __future__ import annotations
 
