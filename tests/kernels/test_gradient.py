@@ -80,6 +80,24 @@ def test_it_is_that_of_an_independent_merge_in_several_tiles(name: str, dtype: t
     check_backward(*video(frames, n, dim, dtype, seed=len(name)), frames_per_chunk=frames, **hyperparameters)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("frames_per_chunk", [None, 2])
+def test_distances_lie_in_the_memory_of_a_gradient_until_it_is_written(
+    frames_per_chunk: int | None, dtype: torch.dtype
+) -> None:
+    """Of an odd number of bytes to a word, and in chunks of frames that use it in turn."""
+    inputs = video(5, 21, 97, dtype, seed=19)
+    call = check_backward(*inputs, retention_ratio=0.3, frames_per_chunk=frames_per_chunk)
+    assert set(call.recipe.in_output) == {"gram"}
+    assert "gram" not in call.recipe.scratch
+
+
+def test_distances_of_few_channels_are_scratch() -> None:
+    call = check_backward(*video(5, 20, 6, torch.bfloat16, seed=19), retention_ratio=0.3)
+    assert call.recipe.in_output == {}
+    assert call.recipe.scratch["gram"].size > call.output.nbytes
+
+
 def test_a_ragged_batch_and_mean_features() -> None:
     check_backward(*ragged_batch(torch.float32), **RAGGED)
     check_backward(*video(7, 20, 16, torch.bfloat16, seed=2)[:2], retention_ratio=0.3)
