@@ -130,7 +130,9 @@ class LazyWarmup:
         if torch.compiler.is_compiling() or self._backend == "eager":
             return
         channels, dtype = (None, None) if features is None else (features.shape[1], features.dtype)
-        kind = (tokens.device, tokens.shape[2], tokens.dtype, attention.dtype, channels, dtype)
+        # A model that only serves need not wait for what a training step runs.
+        backward = torch.is_grad_enabled() and tokens.requires_grad
+        kind = (tokens.device, tokens.shape[2], tokens.dtype, attention.dtype, channels, dtype, backward)
         if kind in self._warm or backend_for(tokens.device, *tokens.shape[:2]) != "triton":
             return
         warmup(
@@ -138,6 +140,7 @@ class LazyWarmup:
             attn_dtype=attention.dtype,
             feature_channels=channels,
             feature_dtype=dtype,
+            backward=backward,
             config=self._config,
         )
         self._warm.add(kind)
