@@ -12,6 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""To be set before vLLM is imported."""
 NEW = 6
 # Two sums in float32 in other orders: 1e-6 was seen. A wrong position gives 1e-2 at least.
 TOLERANCE = 1e-4
