@@ -114,7 +114,7 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.bench_report .benchmarks/raw.json --output .benchmarks/bench
 
 bench-vllm: .venv-vllm/installed
-	$(ALL_CORES) PYTHONPATH=. $(VLLM)/python -m benchmarks.serving
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(VLLM)/python -m benchmarks.serving
 
 kernel-report: .venv/installed
 	$(BIN)/python -m benchmarks.kernel_report

@@ -2,7 +2,8 @@
 
 A LLaVA-OneVision with random weights whose parts cost each other what those of the 7B model do: for each frame, its
 language model does about five times the arithmetic of its tower. Videos are new in every round, so that no cache helps.
-An arm is an engine in this process; the arms take turns, round by round.
+An arm is an engine in this process; the arms take turns, round by round. They compute in one thread: with more, what
+else the machine does would hold all of them up at every barrier.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.machine import describe_machine
 from tests.adapters import tiny
 from tests.vllm import checkpoints, engine
@@ -26,7 +29,7 @@ from tests.vllm import checkpoints, engine
 FRAMES = 32
 WORDS = 24
 NEW = 16
-TOGETHER = {1: 9, 8: 5, 32: 5}
+TOGETHER = {1: 9, 8: 5, 32: 3}
 """Requests at once: rounds that count."""
 RATES = {"unpruned": None, "pruned, rate 0.9": 0.9}
 VISION = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -102,16 +105,15 @@ class Arm:
     """An engine whose time on videos is counted.
 
     Args:
-        llm: vLLM's engine, in this process.
+        running: the engine, in this process.
         request: from a number to a prompt that no other number has.
     """
 
-    def __init__(self, llm: Any, request: Callable[[int], Any]) -> None:
-        self._llm = llm
+    def __init__(self, running: engine.Engine, request: Callable[[int], Any]) -> None:
+        self._llm = running.llm
         self._request = request
         self._in_encoder = 0.0
-        worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
-        self._watch(worker.get_model())
+        self._watch(running.model)
 
     def _watch(self, model: Any) -> None:
         embed = model.embed_multimodal
@@ -168,8 +170,8 @@ def arms() -> Iterator[dict[str, Arm]]:
                 "enable_prefix_caching": False,
                 "disable_log_stats": False,
             }
-            llm = running.enter_context(engine.running(root / "model", **settings, **pruning)).llm
-            found[name] = Arm(llm, request)
+            served = running.enter_context(engine.running(root / "model", **settings, **pruning))
+            found[name] = Arm(served, request)
         yield found
 
 
@@ -185,6 +187,7 @@ def measure() -> list[Row]:
                     rounds[name].append(arm.run(number, together))
                 number += together
             rows += [Row.of(name, together, several[1:]) for name, several in rounds.items()]
+            print(table(rows[-len(found) :]), flush=True)
     return rows
 
 
@@ -211,7 +214,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/serving"))
     output = parser.parse_args().output
     # Before vLLM is imported; and before the load is our own.
-    os.environ |= engine.ENVIRONMENT | {"VLLM_LOGGING_LEVEL": "ERROR"}
+    os.environ |= engine.ENVIRONMENT | {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    torch.set_num_threads(1)
     machine = describe_machine()
     import transformers
     import vllm

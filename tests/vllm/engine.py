@@ -69,6 +69,11 @@ class Engine:
     def __init__(self, llm: Any) -> None:
         self.llm = llm
 
+    @property
+    def model(self) -> Any:
+        """vLLM's, which runs in this process."""
+        return self.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.get_model()
+
     def answer(self, *requests: Request, new: int = NEW) -> list[Answer]:
         """All at once."""
         from vllm import SamplingParams
