@@ -11,7 +11,6 @@ import torch
 from tests.vllm import engine
 from tests.vllm.engine import Answer, Request
 
-
 BEHIND = 40
 
 

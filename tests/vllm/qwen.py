@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -38,7 +38,7 @@ def picture(seed: int) -> Any:
 
 
 class Qwen(Family):
-    hyperparameters = {"retention_ratio": 0.4, "min_segments": 3, "tau": 0.5}
+    hyperparameters: ClassVar[dict[str, Any]] = {"retention_ratio": 0.4, "min_segments": 3, "tau": 0.5}
     chunk = 48
 
     def __init__(self, kind: str, directory: Path) -> None:

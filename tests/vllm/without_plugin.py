@@ -1,4 +1,4 @@
-"""`VLLM_PLUGINS= python -m tests.vllm.without_plugin CHECKPOINT REQUESTS ANSWERS`: vLLM where the plug-in is not loaded.
+"""`VLLM_PLUGINS= python -m tests.vllm.without_plugin CHECKPOINT REQUESTS ANSWERS`: vLLM with no plug-in loaded.
 
 REQUESTS is a pickled list; ANSWERS will have the name of the model's module, and the list of answers, one by one.
 """
