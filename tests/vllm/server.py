@@ -14,11 +14,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import av
+import psutil
 
 from tests.vllm import engine
 from tests.vllm.engine import Answer
@@ -28,7 +28,7 @@ END_SECONDS = 30
 
 
 class Server:
-    """A server that starts.
+    """A server from when a `with` block is entered until it is left, in whatever way.
 
     Args:
         checkpoint: what it serves.
@@ -39,28 +39,49 @@ class Server:
     def __init__(self, checkpoint: Path, log: Path, *options: str) -> None:
         self._model = str(checkpoint)
         self._log = log
+        self._options = options
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self._address = f"http://127.0.0.1:{port}"
-        general = f"--dtype float32 --enforce-eager --max-model-len 1024 --block-size 32 --host 127.0.0.1 --port {port}"
+            self._port = free.getsockname()[1]
+        self._address = f"http://127.0.0.1:{self._port}"
+
+    def __enter__(self) -> Self:
+        general = "--dtype float32 --enforce-eager --max-model-len 1024 --block-size 32 --host 127.0.0.1 --port"
         program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self._model]
         # As users have it, the engine is a process of its own.
         environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
-        with log.open("w") as out:
+        with self._log.open("w") as out:
             # A session of its own, to end it with all that it starts.
-            self.process = subprocess.Popen(
-                [*program, *general.split(), *options],
+            self._process = subprocess.Popen(
+                [*program, *general.split(), str(self._port), *self._options],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
             )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def left(self) -> list[psutil.Process]:
+        """What still runs of all that it started."""
+        return [
+            one
+            for one in psutil.process_iter(["status"])
+            if one.info["status"] != psutil.STATUS_ZOMBIE and os.getsid(one.pid) == self._process.pid
+        ]
 
     def wait(self) -> None:
         """Until it answers."""
         for _ in range(START_SECONDS):
-            assert self.process.poll() is None, self._log.read_text()[-3000:]
+            assert self._process.poll() is None, self._log.read_text()[-3000:]
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self._address}/health", timeout=5):
                 return
             time.sleep(1)
@@ -93,31 +114,9 @@ class Server:
             0,
         )
 
-    def end(self) -> None:
-        """Ask it to end; end what is left of it."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(END_SECONDS)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
 
 def _token_id(step: dict[str, Any]) -> int:
     return int(step["token"].removeprefix("token_id:"))
-
-
-@contextlib.contextmanager
-def running(*servers: Server) -> Iterator[Sequence[Server]]:
-    """Servers that start side by side, gone afterwards, whatever happens."""
-    try:
-        for one in servers:
-            one.wait()
-        yield servers
-    finally:
-        for one in servers:
-            one.end()
 
 
 def mp4(frames: Any) -> bytes:

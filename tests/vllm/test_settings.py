@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from fastvid_kernels.vllm import register
 from tests.vllm import engine
 from tests.vllm.family import Family
 
 EVERY_FAMILY = pytest.mark.parametrize("family", ["llava", "qwen2.5", "qwen3"], indirect=True)
+STRETCHED = {"text_config": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}}
 WITHOUT_PLUGIN = os.environ | {"VLLM_PLUGINS": ""}
 
 
@@ -27,6 +29,7 @@ WITHOUT_PLUGIN = os.environ | {"VLLM_PLUGINS": ""}
         ({"siglip": "nowhere/at/all"}, {}, "nowhere"),
         ({"attention": "cls"}, {}, "attention must be one of"),
         ({"tau": "high"}, {}, "tau"),
+        ({}, {"hf_overrides": STRETCHED}, "rope_type must be 'default' with fastvid, got 'linear'"),
     ],
 )
 def test_what_cannot_work_is_refused_at_start_up(
@@ -37,6 +40,23 @@ def test_what_cannot_work_is_refused_at_start_up(
         engine.running(family.checkpoint, **(family.settings(**own) | asked)),
     ):
         pass
+
+
+@pytest.mark.parametrize("family", ["qwen2"], indirect=True)
+def test_a_model_of_another_class_is_refused(family: Family) -> None:
+    """vLLM itself would prune nothing, and say nothing."""
+    message = "fastvid is for Llava.*, got Qwen2VLForConditionalGeneration"
+    with pytest.raises(Exception, match=message), engine.running(family.checkpoint, **family.settings()):
+        pass
+
+
+def test_with_an_unknown_version_of_vllm_nothing_is_added(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vllm.version.__version__", "0.34.0")
+    monkeypatch.setattr("fastvid_kernels.vllm.method.add_method", pytest.fail)
+    register()
+    assert "fastvid_kernels knows vLLM 0.32 and 0.33, and this is 0.34.0" in caplog.text
 
 
 @EVERY_FAMILY
