@@ -27,11 +27,19 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Request:
-    """Ids with one placeholder for each video or image, and these: frames `[F, H, W, 3]` or `[H, W, 3]`, uint8."""
+    """A prompt, and what its placeholders stand for.
+
+    Attributes:
+        ids: with one placeholder for each video or image.
+        videos: frames `[F, H, W, 3]`, uint8, with what vLLM wants to know of them, if anything.
+        images: `[H, W, 3]`, uint8.
+        text: the same as the ids, to be asked instead.
+    """
 
     ids: list[int]
     videos: tuple[Any, ...] = ()
     images: tuple[Any, ...] = ()
+    text: str | None = None
 
     def for_vllm(self) -> dict[str, Any]:
         data: dict[str, Any] = {}
@@ -39,7 +47,8 @@ class Request:
             data["video"] = list(self.videos)
         if self.images:
             data["image"] = list(self.images)
-        return {"prompt_token_ids": self.ids} | ({"multi_modal_data": data} if data else {})
+        prompt = {"prompt_token_ids": self.ids} if self.text is None else {"prompt": self.text}
+        return prompt | ({"multi_modal_data": data} if data else {})
 
 
 @dataclass(frozen=True)

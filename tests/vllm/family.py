@@ -20,11 +20,15 @@ class Family(ABC):
     Attributes:
         hyperparameters: of pruning, as the oracle takes them.
         chunk: tokens a step, of which a video takes more than three.
-        checkpoint: directory of the model and its processor.
+        model: of transformers.
+        processor: likewise.
+        checkpoint: directory of both.
     """
 
     hyperparameters: ClassVar[dict[str, Any]]
     chunk: ClassVar[int]
+    model: Any
+    processor: Any
     checkpoint: Path
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,18 @@ def test_each_alone(family: Family, served: Engine) -> None:
     for request in family.requests().values():
         (answer,) = served.answer(request)
         family.check(request, answer)
+
+
+def test_a_prompt_in_words(family: Family, served: Engine) -> None:
+    """The processor of transformers expands the placeholders of a text, as many as there were without pruning."""
+    served.forget()
+    tokenizer = family.processor.tokenizer
+    given = family.requests()["video"]
+    # Some ids of the vocabulary are no character's.
+    ids = [one for one in given.ids if tokenizer(tokenizer.decode([one]))["input_ids"] == [one]]
+    request = replace(given, ids=ids, text=tokenizer.decode(ids))
+    (answer,) = served.answer(request)
+    family.check(request, answer)
 
 
 def test_many_at_once(family: Family, served: Engine) -> None:
