@@ -69,14 +69,20 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        # What was killed needs a moment to be gone.
+        end = time.monotonic() + END_SECONDS
+        while self.left() and time.monotonic() < end:
+            time.sleep(0.1)
 
-    def left(self) -> list[psutil.Process]:
-        """What still runs of all that it started."""
-        return [
-            one
-            for one in psutil.process_iter(["status"])
-            if one.info["status"] != psutil.STATUS_ZOMBIE and os.getsid(one.pid) == self._process.pid
-        ]
+    def left(self) -> list[int]:
+        """The processes that still run of all that it started."""
+        found = []
+        for one in psutil.process_iter(["status"]):
+            # It may end meanwhile.
+            with contextlib.suppress(ProcessLookupError):
+                if one.info["status"] != psutil.STATUS_ZOMBIE and os.getsid(one.pid) == self._process.pid:
+                    found.append(one.pid)
+        return found
 
     def wait(self) -> None:
         """Until it answers."""
