@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -79,22 +80,31 @@ class StageCount:
 
 
 def count_call(
-    size: tuple[int, int, int], *, min_segments: int, dtype: str = "bfloat16", target: str = "sm_80"
+    size: tuple[int, int, int],
+    *,
+    min_segments: int,
+    dtype: str = "bfloat16",
+    target: str = "sm_80",
+    backward: bool = False,
 ) -> list[StageCount]:
-    """The stages of a call on a static shot, cut by `min_segments`; `size` is (frames, tokens of a frame, channels)."""
+    """The stages of a call on a static shot, cut by `min_segments`; `size` is (frames, tokens of a frame, channels).
+
+    `backward` asks for those of its backward pass, of which only the last is no stage of the call itself.
+    """
     frames, tokens_per_frame, channels = size
     config = PruneConfig(min_segments=min_segments)
     video = preset_video("one static shot", frames, tokens_per_frame, channels, seed=0, dtype=DTYPES[dtype])
     arch, tensor_cores = ARCHITECTURES[target]
     emulator = Emulator(arch, Options(tensor_cores, races=False))
     with emulated_calls(emulator):
-        call = pipeline.prepare(*video, None, config)
+        grad = torch.ones(frames * config.kept_per_frame(tokens_per_frame), channels, dtype=DTYPES[dtype])
+        call = pipeline.prepare(*video, None, config, grad=grad if backward else None)
         pipeline.launch(call)
     if emulator.findings:
         raise RuntimeError(f"the kernels did not run as they should: {dict(emulator.findings)}")
     starts = call.workspace["segment_start"].tolist()
     lengths = tuple(len(list(frames)) for _, frames in groupby(starts))
-    scenario = Scenario(tokens_per_frame, channels, lengths, dtype=dtype, config=config)
+    scenario = Scenario(tokens_per_frame, channels, lengths, dtype=dtype, config=config, backward=backward)
     runs: dict[str, list[Run]] = {}
     for run in emulator.runs:
         runs.setdefault(run.kernel.removesuffix("_kernel"), []).append(run)
@@ -139,13 +149,22 @@ def _ratio(counted: float, modelled: float) -> str:
 
 
 def tables(target: str, frames: int) -> list[Table]:
-    """For the models' frames: every frame a segment of its own, and all of them one segment."""
+    """For the models' frames: every frame a segment of its own, and all of them one segment; and the backward pass."""
     found = []
     for (tokens_per_frame, channels), segments in product(SIZES, (frames, 1)):
         counts = count_call((frames, tokens_per_frame, channels), min_segments=segments, target=target)
         shape = f"{frames}x{tokens_per_frame}x{channels} bfloat16, {segments} segment{'s' if segments > 1 else ''}"
         found.append(as_table(f"COUNTED on code compiled for {target}: {shape}", counts))
-    return found
+    return [*found, backward_table(target, frames)]
+
+
+def backward_table(target: str, frames: int) -> Table:
+    """The last launch of a backward pass, with as few and as many segments: its others are those of the call."""
+    size = (frames, *SIZES[0])
+    counts = [count_call(size, min_segments=count, target=target, backward=True)[-1] for count in (frames, 1)]
+    shape = "x".join(map(str, size))
+    title = f"COUNTED on code compiled for {target}: backward, {shape} bfloat16, {frames} segments, 1 segment"
+    return as_table(title, counts)
 
 
 def show(console: Console, target: str, frames: int) -> None:

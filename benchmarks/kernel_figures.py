@@ -14,8 +14,8 @@ from benchmarks.offline import Compiled
 from benchmarks.targets import TARGETS, Occupancy, Resources
 
 BASELINE = Path(__file__).parent / "results" / "kernels.json"
-# HMMA, HGMMA, UTCHMMA, IMMA, DMMA and their like; v_mfma of any shape.
-_MATRIX = re.compile(r"\b([A-Z]*MMA)\b|\b(v_mfma)_")
+# HMMA, HGMMA, UTCHMMA, IMMA, DMMA and their like, and not HFMA2.MMA, which moves a constant; v_mfma of any shape.
+_MATRIX = re.compile(r"\b([A-Z]+MMA)\b|\b(v_mfma)_")
 _LOAD = re.compile(r"\b(?:LDG|LDGSTS|UTMALDG)\b[.\w]*|\b(?:global|buffer|flat)_load_\w+")
 _WIDE_LOAD = re.compile(r"\.(?:128|256)\b|UTMALDG|_dwordx4")
 

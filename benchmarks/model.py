@@ -41,7 +41,8 @@ def stages_table(model: Model, scenario: Scenario, prediction: Prediction) -> Ta
     """By stage: bytes from memory and asked of the cache, matrix operations, blocks, what bounds it for how long."""
     lengths = scenario.segment_lengths
     shape = f"{scenario.frames}x{scenario.tokens_per_frame}x{scenario.channels}, {scenario.dtype}"
-    table = Table(title=f"PREDICTED for {model.device.name}: {shape}, {len(lengths)} segments of up to {max(lengths)}")
+    what = f"{shape}, {len(lengths)} segments of up to {max(lengths)}" + ", backward" * scenario.backward
+    table = Table(title=f"PREDICTED for {model.device.name}: {what}")
     table.add_column("stage", no_wrap=True)
     for heading in ("MB", "MB asked", "GF", "blocks", "bound by", "µs"):
         table.add_column(heading, justify="right")
@@ -100,7 +101,8 @@ def assumptions(model: Model) -> str:
     return (
         f"Predictions, not measurements. Copy bandwidth {model.memory_tb_s:.2f} TB/s ({source}), {TRIP_US} µs for a "
         f"load that is waited for, {GAP_US} µs between launches, {HOST_US} µs of host time a launch (assumed). "
-        "MB: from memory and to it; MB asked: of the cache. Floor: every token read once, the output written."
+        "MB: from memory and to it; MB asked: of the cache. Floor: every token read once, the output written; of a "
+        "backward pass also the output's gradient read."
     )
 
 
@@ -122,6 +124,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("retention_ratio", "min_segments", "dtm_ratio", "anchor_interval", "beta", "num_neighbors"):
         value = getattr(defaults, name)
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    parser.add_argument("--backward", action="store_true", help="the call's backward pass")
     parser.add_argument("--measured", type=Path, help="JSON of benchmarks.bench_report, for comparison")
     return parser.parse_args(arguments)
 
@@ -138,6 +141,7 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
         dtype=options.dtype,
         feature_channels=options.feature_channels or None,
         config=config,
+        backward=options.backward,
     )
 
 
@@ -161,7 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         scenario = scenario_of(options)
         console.print(stages_table(model, scenario, model.predict(scenario)))
-        console.print(kinds_table(model, scenario))
+        if not scenario.backward:
+            console.print(kinds_table(model, scenario))
     console.print(assumptions(model), highlight=False)
     return 0
 

@@ -64,21 +64,27 @@ def record_call(
     attn: Tensor | None = None,
     feature_channels: int | None = 1152,
     videos: Sequence[int] | None = None,
+    backward: bool = False,
     **hyperparameters: Any,
 ) -> list[Launch]:
     """The launches of one call as they are on the target, for tokens `[F, N, D]` on the meta device.
 
     `feature_channels` is None for the tokens' mean as feature; `videos` holds the frames of each video of a ragged
-    batch.
+    batch; `backward` asks for the launches of the backward pass instead.
     """
-    frames, tokens_per_frame, _ = tokens.shape
+    frames, tokens_per_frame, channels = tokens.shape
+    config = PruneConfig(**hyperparameters)
     if attn is None:
         attn = tokens.new_empty(frames, tokens_per_frame)
     features = None if feature_channels is None else tokens.new_empty(frames, feature_channels)
     cu_frames = None if videos is None else torch.empty(len(videos) + 1, dtype=torch.int32, device="meta")
     hip = "6" if TARGETS[target].backend == "hip" else None
     with mock.patch.object(torch.version, "hip", hip), recorded_launches() as launches:
-        pipeline.prune(tokens, attn, features, cu_frames, PruneConfig(**hyperparameters))
+        if backward:
+            grad = tokens.new_empty(frames * config.kept_per_frame(tokens_per_frame), channels)
+            pipeline.prune_backward(grad, tokens, attn, features, cu_frames, config)
+        else:
+            pipeline.prune(tokens, attn, features, cu_frames, config)
     return launches
 
 

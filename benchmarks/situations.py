@@ -53,15 +53,19 @@ class Situation:
         return "-".join(parts)
 
     def launches(self, target: str) -> list[Launch]:
-        """The launches of the call on a target."""
-        shape = (self.frames, self.tokens_per_frame, self.channels)
-        return record_call(
-            target,
-            torch.empty(shape, dtype=DTYPES[self.dtype], device="meta"),
-            feature_channels=1152 if self.features else None,
-            videos=self.videos,
-            retention_ratio=self.retention_ratio,
+        """The launches of the call on a target, and what its backward pass launches beside these: its last."""
+        forward, backward = (
+            record_call(
+                target,
+                torch.empty(self.frames, self.tokens_per_frame, self.channels, dtype=DTYPES[self.dtype], device="meta"),
+                feature_channels=1152 if self.features else None,
+                videos=self.videos,
+                retention_ratio=self.retention_ratio,
+                backward=backward,
+            )
+            for backward in (False, True)
         )
+        return [*forward, backward[-1]]
 
 
 # LLaVA-OneVision and LLaVA-Video.

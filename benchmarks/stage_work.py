@@ -179,8 +179,37 @@ def emit(s: Scenario, arguments: Arguments, launches: int) -> Work:
     )
 
 
+def gradient(s: Scenario, arguments: Arguments, launches: int) -> Work:
+    """BLOCK_D channels of the gradient of BLOCK_TOKENS tokens a block, from the rows that these were merged into.
+
+    A row is read by itself and by all that joined it, a term for each anchor frame of a segment. What waits between
+    launches is float32.
+    """
+    n, width, tokens = s.tokens_per_frame, arguments["BLOCK_D"], arguments["BLOCK_TOKENS"]
+    ranges = _tiles(s.channels, width)
+    own = s.frames * s.kept
+    merges = arguments["beta"] < 1
+    joined = merges * sum(one.length * n - one.salient - count for one in s.segments for count in one.anchors)
+    waiting = (launches - 1) * 4 * s.frames * n * s.channels
+    longest = max((len(one.anchors) for one in s.segments), default=0)
+    return Work(
+        "gradient",
+        launches,
+        blocks=s.frames * _tiles(n, tokens) * ranges,
+        accesses=(
+            Access(s.output_bytes, (own + joined) * s.row_bytes, span=s.output_bytes / ranges),
+            Access(s.token_bytes, s.token_bytes),
+            Access(waiting, 2 * waiting, span=waiting),
+            _nearest(s, repeats=ranges),
+        ),
+        # A token's slot, then its anchor's row, then that of the gradient; and how many rows come before its own.
+        trips=4 * launches + 3 * longest + _tiles(n, tokens),
+        vector_flops=2 * (own + joined) * s.channels,
+    )
+
+
 STAGES: dict[str, Callable[[Scenario, Arguments, int], Work]] = {
-    one.__name__: one for one in (frame, plan, gram, density, delta, select, assign, emit)
+    one.__name__: one for one in (frame, plan, gram, density, delta, select, assign, emit, gradient)
 }
 
 

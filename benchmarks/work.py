@@ -105,6 +105,7 @@ class Scenario:
         dtype: a key of `DTYPES`.
         feature_channels: G, or None for the mean token as feature.
         config: the hyperparameters.
+        backward: whether it is the call's backward pass.
     """
 
     tokens_per_frame: int
@@ -113,6 +114,7 @@ class Scenario:
     dtype: str = "bfloat16"
     feature_channels: int | None = 1152
     config: PruneConfig = field(default_factory=PruneConfig)
+    backward: bool = False
 
     @property
     def frames(self) -> int:
@@ -146,8 +148,12 @@ class Scenario:
 
     @property
     def floor_bytes(self) -> int:
-        """What any implementation moves: every token read once, the output written."""
-        return self.token_bytes + self.output_bytes
+        """What any implementation moves: every token read once, the output written.
+
+        Of a backward pass that starts from the inputs: every token and row of the output's gradient read, the tokens'
+        gradient written.
+        """
+        return (1 + self.backward) * self.token_bytes + self.output_bytes
 
     @cached_property
     def segments(self) -> list[Segment]:
@@ -167,7 +173,9 @@ class Scenario:
         """Arguments of the launches, by stage."""
         shape = (self.frames, self.tokens_per_frame, self.channels)
         tokens = torch.empty(shape, dtype=DTYPES[self.dtype], device="meta")
-        recorded = record_call("sm_90", tokens, feature_channels=self.feature_channels, **asdict(self.config))
+        recorded = record_call(
+            "sm_90", tokens, feature_channels=self.feature_channels, backward=self.backward, **asdict(self.config)
+        )
         by_stage: dict[str, list[dict[str, Any]]] = {}
         for launch in recorded:
             by_stage.setdefault(launch.name.removesuffix("_kernel"), []).append(launch.arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastvid_kernels.api import Pruned, prune
@@ -10,10 +11,21 @@ from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.explain import AnchorFrame, Explanation, explain
 
 if TYPE_CHECKING:
+    from fastvid_kernels import methods
     from fastvid_kernels.adapters import apply_fastvid
 
 __version__ = "0.1.0"
-__all__ = ["AnchorFrame", "Explanation", "PruneConfig", "Pruned", "apply_fastvid", "explain", "prune", "warmup"]
+__all__ = [
+    "AnchorFrame",
+    "Explanation",
+    "PruneConfig",
+    "Pruned",
+    "apply_fastvid",
+    "explain",
+    "methods",
+    "prune",
+    "warmup",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +34,6 @@ def __getattr__(name: str) -> Any:
         from fastvid_kernels.adapters import apply_fastvid
 
         return apply_fastvid
+    if name == "methods":
+        return import_module("fastvid_kernels.methods")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -59,7 +59,8 @@ def prune(
 
     A backward pass gives `tokens` the gradient of the merge, in their dtype: which tokens are kept and what joined what
     are constants, so `attn`, `frame_features` and `cu_frames` get none. It keeps nothing but the inputs, and is as
-    deterministic as the call. There is no second derivative, no forward mode, and no gradient under torch.func.
+    deterministic as the call. There is no second derivative, no forward mode, and no gradient inside of torch.func's
+    transforms; a loss outside of a plain vmap, or several gradients at once, are as a loop would have them.
 
     Raises:
         TypeError: an argument has the wrong dtype, or there is no such hyperparameter.

@@ -29,6 +29,7 @@ def warmup(
     attn_dtype: torch.dtype = torch.float32,
     feature_channels: int | None = None,
     feature_dtype: torch.dtype | None = None,
+    backward: bool = False,
     config: PruneConfig = _DEFAULTS,
     progress: bool | None = None,
     **hyperparameters: Unpack[Hyperparameters],
@@ -45,6 +46,7 @@ def warmup(
         attn_dtype: of the attention that calls will give; the adapters give float32.
         feature_channels: G of the frame features that calls will give; without it, calls give none.
         feature_dtype: of these; default: that of the tokens.
+        backward: whether calls will have a backward pass, which is one kernel more; who only serves has none.
         config: the hyperparameters; those given by name override it.
         progress: whether to show a bar on standard error; default: where that is a terminal and rich is installed.
         **hyperparameters: see `PruneConfig`.
@@ -71,9 +73,14 @@ def warmup(
     # Imported on first use: the package works where Triton does not.
     from fastvid_kernels.kernels import pipeline
 
-    with _progress(len(calls), progress) as advance:
+    with _progress(len(calls) + backward, progress) as advance:
         for call in calls:
             pipeline.prune(*call, config)
+            advance()
+        if backward:
+            frames, tokens_per_frame, _ = calls[0][0].shape
+            grad = calls[0][0].new_zeros(frames * config.kept_per_frame(tokens_per_frame), channels)
+            pipeline.prune_backward(grad, *calls[0], config)
             advance()
     return len(calls)
 

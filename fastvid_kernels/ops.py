@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
 
 from fastvid_kernels import eager
@@ -28,8 +27,6 @@ from fastvid_kernels.kernels.limits import fits_kernels
 from fastvid_kernels.validation import check_gradient, check_inputs, check_triton, read_cu_frames
 
 _DEFAULTS = PruneConfig()
-# It has to live as long as what is registered by it.
-_library = torch.library.Library("fastvid", "FRAGMENT")
 _ARGUMENTS = (
     "Tensor tokens, Tensor attn, Tensor? frame_features=None, Tensor? cu_frames=None, "
     f"float retention_ratio={_DEFAULTS.retention_ratio}, int min_segments={_DEFAULTS.min_segments}, "
@@ -183,31 +180,45 @@ def _gradient_shape(
     return tokens.new_empty(tokens.shape)
 
 
-def _register_autograd(name: str, backward: Callable[..., Any]) -> None:
-    """`torch.library.register_autograd`, and forward-mode AD refused: it takes a missing rule for a derivative of zero.
+class _CheckingLibrary(torch.library.Library):
+    """Puts a check of derivatives before the kernels that `torch.library.register_autograd` registers with it.
 
-    The kernel of the autograd key is the last one that sees tangents, so the check has to be a part of it.
+    Forward-mode AD takes a missing rule for a derivative of zero, so it has to be refused. The kernel of the autograd
+    key is the last one that sees tangents, those of torch.func too, and `register_autograd` has no hook for a check.
     """
-    operator = getattr(torch.ops.fastvid, name).default
-    differentiable = make_autograd_impl(operator, Info(backward, _save_inputs))
 
-    def checked(keyset: Any, *args: Any) -> Any:
-        # Outside of a level there is no tangent to look for.
-        if forward_ad._current_level >= 0:
-            for one in args:
-                if isinstance(one, Tensor) and forward_ad.unpack_dual(one).tangent is not None:
-                    raise NotImplementedError(
-                        "fastvid::prune has no forward-mode derivative: use reverse mode, as loss.backward() does"
-                    )
-        transformed = torch._C._are_functorch_transforms_active()
-        if transformed and torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args):
-            raise NotImplementedError(
-                "fastvid::prune has no gradient under vmap and torch.func's transforms: use loss.backward(), and put "
-                "several videos into one call, as a ragged or dense batch"
-            )
-        return differentiable(keyset, *args)
+    def impl(self, op_name: Any, fn: Any, dispatch_key: str = "", **options: Any) -> None:
+        """As `Library.impl`; `fn` takes the keyset of its call first."""
 
-    _library.impl(name, checked, "Autograd", with_keyset=True)
+        def checked(keyset: Any, *args: Any) -> Any:
+            _check_derivatives(args)
+            return fn(keyset, *args)
+
+        super().impl(op_name, checked, dispatch_key, **options)  # type: ignore[no-untyped-call]
+
+
+def _check_derivatives(args: tuple[Any, ...]) -> None:
+    """Raise if a derivative is asked for that does not exist.
+
+    Raises:
+        NotImplementedError: an argument has a tangent, or would get a gradient from a transform of torch.func.
+    """
+    tensors = [one for one in args[:_TENSORS] if isinstance(one, Tensor)]
+    # Outside of a level there is no tangent to look for.
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(one).tangent is not None for one in tensors):
+        raise NotImplementedError(
+            "fastvid::prune has no forward-mode derivative: use reverse mode, as loss.backward() does"
+        )
+    wants_gradient = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
+    if wants_gradient and torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "fastvid::prune has no gradient under vmap and torch.func's transforms: use loss.backward(), and put "
+            "several videos into one call, as a ragged or dense batch"
+        )
+
+
+# It has to live as long as what is registered by it.
+_library = _CheckingLibrary("fastvid", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -246,7 +257,8 @@ for _name, _backend in {"": None, "_eager": "eager", "_triton": "triton"}.items(
     torch.library.define(_forward, f"({_ARGUMENTS}) -> (Tensor, Tensor)", tags=_tags)
     torch.library.impl(_forward, "CompositeExplicitAutograd", _implementation(_backend))
     torch.library.register_fake(_forward, _output_shapes)
-    _register_autograd(f"prune{_name}", _backward_by(f"prune_backward{_name}"))
+    _backward = _backward_by(f"prune_backward{_name}")
+    torch.library.register_autograd(_forward, _backward, setup_context=_save_inputs, lib=_library)
     torch.library.define(_gradient, f"(Tensor grad, {_ARGUMENTS}) -> Tensor", tags=_tags)
     torch.library.impl(_gradient, "CompositeExplicitAutograd", _gradient_implementation(_backend))
     torch.library.register_fake(_gradient, _gradient_shape)

@@ -234,6 +234,40 @@ def test_gradients_under_transforms_are_refused() -> None:
             call()
 
 
+def batch_of_two() -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens `[2, 12, 20, 16]`, attention, and what `prune` keeps of each, with a graph."""
+    tokens = torch.stack([video(seed=seed)[0] for seed in (0, 1)])
+    attn = torch.stack([video(seed=seed)[1] for seed in (0, 1)])
+    leaf = tokens.clone().requires_grad_()
+    return leaf, attn, torch.stack([prune(*one, retention_ratio=0.2).tokens for one in zip(leaf, attn, strict=True)])
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("batched", ["both", "attention"])
+def test_a_loss_outside_of_vmap_has_the_gradient_of_a_loop(batched: str) -> None:
+    """vmap without a rule is a loop over calls, each of which leaves its own graph."""
+    leaf, attn, expected = batch_of_two()
+    dims = (0, 0)
+    if batched == "attention":
+        leaf, dims = leaf[0].detach().requires_grad_(), (None, 0)
+        expected = torch.stack([prune(leaf, one, retention_ratio=0.2).tokens for one in attn])
+    kept = torch.vmap(lambda x, a: prune(x, a, retention_ratio=0.2).tokens, in_dims=dims)(leaf, attn)
+    assert_same_bits(kept, expected)
+    grad = torch.randn(kept.shape, generator=torch.Generator().manual_seed(0))
+    (ours,) = torch.autograd.grad(kept, leaf, grad)
+    assert_same_bits(ours, torch.autograd.grad(expected, leaf, grad)[0])
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_several_gradients_at_once_are_those_of_a_loop() -> None:
+    """`is_grads_batched`, and with it `jacobian(vectorize=True)`."""
+    leaf, _, kept = batch_of_two()
+    grads = torch.randn(3, *kept.shape, generator=torch.Generator().manual_seed(0))
+    (together,) = torch.autograd.grad(kept, leaf, grads, is_grads_batched=True, retain_graph=True)
+    for ours, grad in zip(together, grads, strict=True):
+        assert_same_bits(ours, torch.autograd.grad(kept, leaf, grad, retain_graph=True)[0])
+
+
 def test_explain_keeps_no_graph() -> None:
     tokens, attn, _ = video()
     assert not fastvid_kernels.explain(torch.nn.Parameter(tokens), attn, retention_ratio=0.2).tokens.requires_grad

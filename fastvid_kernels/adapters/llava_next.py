@@ -177,7 +177,7 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
     check_keeps_some(math.prod(pooled_grid((side, side), mode, _STRIDE)), settings.config)
     record = ProjectorRecord(model.get_model().mm_projector)
     score = PatchScorer(scorer(settings, tower.hidden_size), pool)
-    pruner = VideoPruner(settings.config, settings.backend)
+    pruner = VideoPruner.of(settings)
     changed = {
         "prepare_inputs_labels_for_multimodal": RecordedCall(model.prepare_inputs_labels_for_multimodal, record),
         "get_2dPool": MarkedPooling(model.get_2dPool, record, score, pruner),

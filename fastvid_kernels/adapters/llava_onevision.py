@@ -100,7 +100,7 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
     pool = partial(pool_to_grid, grid=(side, side), mode="bilinear")
     capture = InputCapture(model.model.multi_modal_projector)
     score = PatchScorer(scorer(settings, vision.hidden_size), pool)
-    pruner = VideoPruner(settings.config, settings.backend)
+    pruner = VideoPruner.of(settings)
     features = MarkedVideoFeatures(model.model.get_video_features, capture, score, pruner, tokens_per_frame)
 
     with FastVidHandle.undone_on_error(model, settings.config) as handle:

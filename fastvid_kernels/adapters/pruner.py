@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fastvid_kernels.adapters.decoder import mark_dropped
+from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.adapters.stopwatch import part_of_pruning
+from fastvid_kernels.adapters.tally import count_videos
 from fastvid_kernels.api import Backend, prune
 from fastvid_kernels.compilation import warmup
 from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.methods import Method
 from fastvid_kernels.ops import backend_for
+from fastvid_kernels.vision import without_sinks
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,23 @@ class VideoPruner:
     Args:
         config: the hyperparameters.
         backend: as in `prune`.
+        method: what prunes instead of the operator.
+        sink: correct attention for sinks.
     """
 
-    def __init__(self, config: PruneConfig, backend: Backend) -> None:
+    def __init__(
+        self, config: PruneConfig, backend: Backend = "auto", method: Method | None = None, sink: bool = False
+    ) -> None:
         self._config = config
         self._backend = backend
+        self._method = method
+        self._sink = sink
         self._warm_up = LazyWarmup(config, backend)
+
+    @classmethod
+    def of(cls, settings: Settings) -> VideoPruner:
+        """The pruner that was asked for."""
+        return cls(settings.config, settings.backend, settings.method, settings.sink)
 
     def __call__(self, videos: Sequence[Video]) -> list[Tensor]:
         """Mark the tokens that are dropped.
@@ -79,15 +94,22 @@ class VideoPruner:
     def _prune(self, videos: list[Video]) -> tuple[Tensor, ...]:
         lengths = [len(video.tokens) for video in videos]
         tokens = _joined([video.tokens for video in videos])
-        attention = _joined([video.attention for video in videos])
+        attention = _joined([self._attention(video) for video in videos])
         features = None if videos[0].features is None else _joined([_features(video) for video in videos])
         cu_frames = None
         if len(videos) > 1:
             cu_frames = torch.tensor([*accumulate(lengths, initial=0)], dtype=torch.int32, device=tokens.device)
-        self._warm_up(tokens, attention, features)
-        kept = prune(tokens, attention, features, cu_frames, config=self._config, backend=self._backend)
+        if self._method is None:
+            self._warm_up(tokens, attention, features)
+            kept = prune(tokens, attention, features, cu_frames, config=self._config, backend=self._backend)
+        else:
+            kept = self._method(tokens, attention, features, cu_frames, config=self._config)
+        count_videos(lengths, tokens.shape[1], kept.indices)
         marked: tuple[Tensor, ...] = mark_dropped(tokens, *kept).split(lengths)
         return marked
+
+    def _attention(self, video: Video) -> Tensor:
+        return without_sinks(video.attention) if self._sink else video.attention
 
 
 class LazyWarmup:
@@ -108,7 +130,9 @@ class LazyWarmup:
         if torch.compiler.is_compiling() or self._backend == "eager":
             return
         channels, dtype = (None, None) if features is None else (features.shape[1], features.dtype)
-        kind = (tokens.device, tokens.shape[2], tokens.dtype, attention.dtype, channels, dtype)
+        # A model that only serves need not wait for what a training step runs.
+        backward = torch.is_grad_enabled() and tokens.requires_grad
+        kind = (tokens.device, tokens.shape[2], tokens.dtype, attention.dtype, channels, dtype, backward)
         if kind in self._warm or backend_for(tokens.device, *tokens.shape[:2]) != "triton":
             return
         warmup(
@@ -116,6 +140,7 @@ class LazyWarmup:
             attn_dtype=attention.dtype,
             feature_channels=channels,
             feature_dtype=dtype,
+            backward=backward,
             config=self._config,
         )
         self._warm.add(kind)

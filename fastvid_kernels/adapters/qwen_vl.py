@@ -181,8 +181,8 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
     family = next(MODELS[cls.__name__] for cls in type(model).__mro__ if cls.__name__ in MODELS)
     tower, decoder = model.model.visual, model.model.language_model
     _check_supported(model, settings)
-    score = TokenScorer(settings.attention or DEFAULT_ATTENTION, family, tower)
-    pruner = VideoPruner(settings.config, settings.backend)
+    score = TokenScorer(_attention(settings), family, tower)
+    pruner = VideoPruner.of(settings)
     features = MarkedVideoFeatures(model.model.get_video_features, family, score, pruner)
 
     with FastVidHandle.undone_on_error(model, settings.config) as handle:
@@ -192,6 +192,10 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
             handle.add_hooks(score.of_tower.attach())
         handle.add_hooks(PrunedDecoder(decoder).attach())
     return handle
+
+
+def _attention(settings: Settings) -> str:
+    return settings.attention or (DEFAULT_ATTENTION if settings.use_attention else "uniform")
 
 
 def _check_supported(model: Any, settings: Settings) -> None:

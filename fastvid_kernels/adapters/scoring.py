@@ -32,7 +32,10 @@ def scorer(settings: Settings, hidden_size: int) -> Scorer:
         OSError: no SigLIP checkpoint could be read.
     """
     siglip = DEFAULT_SIGLIP if settings.siglip is None else settings.siglip
-    attention = "siglip" if settings.attention is None else settings.attention
+    attention = settings.attention
+    if attention is None:
+        # Whoever gave a head wants its frame features at the least.
+        attention = "siglip" if settings.use_attention or settings.siglip is not None else "uniform"
     if attention != "siglip":
         if attention not in ATTENTION_SUBSTITUTES:
             known = ", ".join(repr(name) for name in ["siglip", *ATTENTION_SUBSTITUTES])

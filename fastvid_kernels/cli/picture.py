@@ -62,7 +62,7 @@ def draw_pruning(
         for frame in frames
     ]
     for frame, image in enumerate(drawn):
-        picture.paste(_dimmed(image), layout.frame_box(frame))
+        picture.paste(dimmed(image), layout.frame_box(frame))
     for colour, kept in ((SALIENT, salient), (ANCHOR, anchors)):
         for token in kept:
             frame = token // grid**2
@@ -95,47 +95,48 @@ def save_png(picture: Image.Image, path: Path) -> None:
         picture.save(unfinished, format="PNG", compress_level=7)
 
 
-def _dimmed(image: Image.Image) -> Image.Image:
-    """Less bright, and without colour, so that colour means kept."""
+def dimmed(image: Image.Image) -> Image.Image:
+    """The image less bright, and without colour, so that colour means kept."""
     luma = np.asarray(image, dtype=np.float32) @ _LUMA // _DIMMED_STEP * _DIMMED_STEP
     return Image.fromarray((luma[..., None] * _DIMMED).astype(np.uint8))
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font, so that the picture is the same on every machine."""
     return ImageFont.load_default(size)
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """`text` with "?" for what Pillow's own font lacks: file names may hold anything."""
-    font = _font(20)
-    missing = bytes(font.getmask("\uffff"))
-    return "".join(c if c.isspace() or bytes(font.getmask(c)) != missing else "?" for c in text)
+    glyphs = font(20)
+    missing = bytes(glyphs.getmask("\uffff"))
+    return "".join(c if c.isspace() or bytes(glyphs.getmask(c)) != missing else "?" for c in text)
 
 
 def _draw_header(draw: ImageDraw.ImageDraw, layout: Layout, title: str, figures: str) -> None:
     left, right = MARGIN, layout.size[0] - MARGIN
-    title, figures = _drawable(title), _drawable(figures)
+    title, figures = drawable(title), drawable(figures)
     size = 52
-    while size > 20 and _width(title, size) + _width(figures, _smaller(size)) + 60 > right - left:
+    while size > 20 and width_of(title, size) + width_of(figures, _smaller(size)) + 60 > right - left:
         size -= 1
-    room = right - left - _width(figures, _smaller(size)) - 60
-    if _width(title, size) > room:
-        while title and _width(title + "...", size) > room:
+    room = right - left - width_of(figures, _smaller(size)) - 60
+    if width_of(title, size) > room:
+        while title and width_of(title + "...", size) > room:
             title = title[:-1]
         title += "..."
     baseline = 80
-    draw.text((left, baseline), title, fill=TEXT, font=_font(size), anchor="ls")
-    draw.text((right, baseline), figures, fill=MUTED, font=_font(_smaller(size)), anchor="rs")
+    draw.text((left, baseline), title, fill=TEXT, font=font(size), anchor="ls")
+    draw.text((right, baseline), figures, fill=MUTED, font=font(_smaller(size)), anchor="rs")
 
 
 def _smaller(size: int) -> int:
     return round(size * 0.6)
 
 
-def _width(text: str, size: int) -> int:
-    return math.ceil(_font(size).getlength(text))
+def width_of(text: str, size: int) -> int:
+    """Pixels that a line of text takes."""
+    return math.ceil(font(size).getlength(text))
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, layout: Layout, dimmed_label: str, note: str) -> None:
@@ -152,8 +153,8 @@ def _draw_legend(draw: ImageDraw.ImageDraw, layout: Layout, dimmed_label: str, n
             draw.rectangle(swatch, fill=(58, 61, 65))
         else:
             draw.rectangle(swatch, outline=colour, width=4)
-        draw.text((left + 64, middle), label, fill=TEXT, font=_font(27), anchor="lm")
-    draw.text((left, top + 22 + 3 * 46 + 4), _drawable(note), fill=MUTED, font=_font(22), anchor="lm")
+        draw.text((left + 64, middle), label, fill=TEXT, font=font(27), anchor="lm")
+    draw.text((left, top + 22 + 3 * 46 + 4), drawable(note), fill=MUTED, font=font(22), anchor="lm")
 
 
 def _draw_segment(
@@ -168,11 +169,11 @@ def _draw_segment(
         draw.rectangle((left, bar_top, (right + GAP if goes_on else right) - 1, bar_top + BAR - 1), fill=colour)
         text_left, middle = left, top - CAPTION // 2
         if frame == start:
-            flag_right = left + max(36, _width(str(number), 25) + 20)
+            flag_right = left + max(36, width_of(str(number), 25) + 20)
             draw.rectangle((left - BAR, bar_top, left - 1, bottom - 1), fill=colour)
             draw.rectangle((left, bar_top, flag_right, top - 6), fill=colour)
             flag_middle = ((left - BAR + flag_right) / 2, middle - 3)
-            draw.text(flag_middle, str(number), fill=BACKGROUND, font=_font(25), anchor="mm")
+            draw.text(flag_middle, str(number), fill=BACKGROUND, font=font(25), anchor="mm")
             text_left = flag_right + 12
-        caption = next((text for text in captions[frame] if _width(text, 22) <= right - text_left), "")
-        draw.text((text_left, middle), caption, fill=MUTED, font=_font(22), anchor="lm")
+        caption = next((text for text in captions[frame] if width_of(text, 22) <= right - text_left), "")
+        draw.text((text_left, middle), caption, fill=MUTED, font=font(22), anchor="lm")

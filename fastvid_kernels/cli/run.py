@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from fastvid_kernels.cli.checks import MAX_FRAMES
 from fastvid_kernels.cli.console import console
 from fastvid_kernels.cli.errors import one_line_errors
+from fastvid_kernels.cli.options import Device, Frames
 from fastvid_kernels.cli.request import Request
 
 
@@ -44,12 +44,12 @@ def run(
     siglip: Annotated[
         str, typer.Option(help="For LLaVA: a full SigLIP checkpoint, for its head: a directory or a hub id.")
     ] = Request.siglip,
-    frames: Annotated[int, typer.Option(help=f"Frames to sample uniformly, 1 to {MAX_FRAMES}.")] = Request.frames,
+    frames: Frames = Request.frames,
     new_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens.")] = Request.new_tokens,
     repeats: Annotated[
         int, typer.Option(help="Measurements of each time, of which the median is printed.")
     ] = Request.repeats,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto prefers cuda.")] = Request.device,
+    device: Device = Request.device,
 ) -> None:
     """Ask a LLaVA-OneVision or a Qwen-VL about a video, pruned by FastVID and not; print answers and times."""
     # Imports transformers, which `fastvid demo` does without.

@@ -29,7 +29,7 @@ _BLOCK_TOKENS = 16
 def gradient_kernel(
     grad_ptr,
     gradient_ptr,
-    sum_ptr,
+    low_ptr,
     state_ptr,
     anchor_row_ptr,
     count_ptr,
@@ -54,7 +54,7 @@ def gradient_kernel(
     """BLOCK_D channels of the gradient of BLOCK_TOKENS tokens of a frame: it gathers, so nobody writes what others do.
 
     Terms are added in ascending order of anchor frames, which is descending order of ordinals. Where these come in
-    several launches, the sum so far waits in `sum_ptr`.
+    several launches, sums so far wait in the output, in half precision their upper halves, the lower ones in `low_ptr`.
     """
     padded = row_vectors * ROW_VECTOR
     t = tl.program_id(0)
@@ -71,8 +71,15 @@ def gradient_kernel(
     mask = exists[:, None] & inside[None, :]
     beta = tl.full([], beta, tl.float32)
     total = tl.zeros([BLOCK_TOKENS, BLOCK_D], tl.float32)
+    IS_HALF: tl.constexpr = gradient_ptr.dtype.element_ty != tl.float32
     if is_first == 0:
-        total = tl.load(sum_ptr + cell, mask=mask, other=0.0)
+        waiting = tl.load(gradient_ptr + cell, mask=mask, other=0.0)
+        if IS_HALF:
+            high = waiting.to(tl.int16, bitcast=True).to(tl.int32) << 16
+            low = tl.load(low_ptr + cell, mask=mask, other=0).to(tl.int32) & 0xFFFF
+            total = (high | low).to(tl.float32, bitcast=True)
+        else:
+            total = waiting
 
     anchor_frames = tl.minimum((end - start + interval - 1) // interval - first_ordinal, ordinals)
     for step in range(0, anchor_frames):
@@ -99,7 +106,13 @@ def gradient_kernel(
             total = tl.where(takes_part[:, None], total + term, total)
 
     if is_last == 0:
-        tl.store(sum_ptr + cell, total, mask=mask)
+        if IS_HALF:
+            bits = total.to(tl.int32, bitcast=True)
+            high = (bits >> 16).to(tl.int16).to(gradient_ptr.dtype.element_ty, bitcast=True)
+            tl.store(gradient_ptr + cell, high, mask=mask)
+            tl.store(low_ptr + cell, bits.to(tl.int16), mask=mask)
+        else:
+            tl.store(gradient_ptr + cell, total, mask=mask)
         return
     before = tl.full([], 0, tl.int32)
     for other_first in range(0, first, BLOCK_TOKENS):
@@ -124,7 +137,7 @@ def gradient_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
         arrays={
             "grad_ptr": "grad",
             "gradient_ptr": "output",
-            "sum_ptr": "sum",
+            "low_ptr": "low",
             "state_ptr": "state",
             "anchor_row_ptr": "anchor_row",
             "count_ptr": "count",

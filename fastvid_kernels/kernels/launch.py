@@ -152,13 +152,17 @@ def plan_shapes(request: Request) -> Shapes:
     frames_per_chunk = frames
     if n > _ONE_CHUNK_TOKENS and slots > 0:
         gram_bytes = gram_splits * _round_up(n, _ROW_ALIGNMENT) ** 2 * 4
-        frames_per_chunk = min(frames, max(1, token_bytes // _GRAM_SHARE // gram_bytes))
+        # Those of a backward pass lie in its output.
+        share = 1 if request.is_backward else _GRAM_SHARE
+        frames_per_chunk = min(frames, max(1, token_bytes // share // gram_bytes))
     ordinals = ordinals_per_chunk = -(-frames // interval)
     if slots > 0:
-        # Chunks of a backward pass have to keep sums of all tokens, so it takes more scratch before it has some.
-        share = 1 if request.is_backward else _NEAREST_SHARE
-        nearest_bytes = max(token_bytes // share, _NEAREST_BYTES)
-        ordinals_per_chunk = min(ordinals, max(1, nearest_bytes // (2 * frames * _round_up(n, _ROW_ALIGNMENT))))
+        nearest_bytes = max(token_bytes // _NEAREST_SHARE, _NEAREST_BYTES)
+        ordinal_bytes = 2 * frames * _round_up(n, _ROW_ALIGNMENT)
+        # Chunks of a backward pass in half precision keep halves of all sums, as large as the tokens: not for less.
+        has_low = request.is_backward and request.dtype.itemsize < 4
+        if not (has_low and ordinals * ordinal_bytes <= token_bytes + nearest_bytes):
+            ordinals_per_chunk = min(ordinals, max(1, nearest_bytes // ordinal_bytes))
     return Shapes(
         frames=frames,
         tokens_per_frame=n,
@@ -187,8 +191,8 @@ class Array:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def lay_out(shapes: Shapes, is_backward: bool = False) -> tuple[dict[str, Array], int]:
-    """All scratch of a call by name, and the bytes of it all."""
+def lay_out(request: Request, shapes: Shapes) -> tuple[dict[str, Array], int]:
+    """All scratch of a call by name, and the bytes of it all; without what `lies_in_output` names."""
     frames, padded, slots = shapes.frames, shapes.padded, max(shapes.slots, 1)
     wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
         "partial": (torch.float64, (frames, shapes.feature_splits, 3)),
@@ -206,23 +210,32 @@ def lay_out(shapes: Shapes, is_backward: bool = False) -> tuple[dict[str, Array]
     }
     # Without anchors nobody reads these; they are of the same type, so that kernels are the same.
     anchor_frames = frames if shapes.has_anchors else 0
-    matrices = shapes.frames_per_chunk if shapes.has_anchors else 0
+    if "gram" not in lies_in_output(request, shapes):
+        matrices = shapes.frames_per_chunk if shapes.has_anchors else 0
+        wanted["gram"] = (torch.float32, (matrices, shapes.gram_splits, padded, padded))
     wanted |= {
-        "gram": (torch.float32, (matrices, shapes.gram_splits, padded, padded)),
         "s": (torch.float32, (anchor_frames, padded)),
         "key": (torch.int32, (anchor_frames, padded)),
         "nearest": (torch.int16, (anchor_frames, shapes.ordinals_per_chunk, padded)),
     }
-    if is_backward:
-        # The sums of tokens so far, where their terms come in several launches.
-        tokens = frames * shapes.tokens_per_frame if shapes.ordinals > shapes.ordinals_per_chunk else 0
-        wanted["sum"] = (torch.float32, (tokens, shapes.channels))
+    if request.is_backward:
+        # Where terms come in several launches, sums so far wait in the output: all bits of float32, or the upper half.
+        waits = shapes.ordinals > shapes.ordinals_per_chunk and request.dtype.itemsize < 4
+        wanted["low"] = (torch.int16, (frames * shapes.tokens_per_frame if waits else 0, shapes.channels))
     arrays = {}
     end = 0
     for name, (dtype, shape) in wanted.items():
         arrays[name] = Array(dtype, shape, end)
         end += _round_up(arrays[name].size, _ALIGNMENT)
     return arrays, end
+
+
+def lies_in_output(request: Request, shapes: Shapes) -> dict[str, torch.dtype]:
+    """Scratch that a backward pass keeps in its output: that is as large as the tokens, and written last."""
+    matrix_bytes = shapes.gram_splits * shapes.padded**2 * 4
+    output_bytes = shapes.frames * shapes.tokens_per_frame * shapes.channels * request.dtype.itemsize
+    fits = shapes.has_anchors and shapes.frames_per_chunk * matrix_bytes <= output_bytes
+    return {"gram": torch.float32} if request.is_backward and fits else {}
 
 
 class Pointer:

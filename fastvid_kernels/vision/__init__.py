@@ -8,6 +8,7 @@ from fastvid_kernels.vision.checkpoint import load_siglip_head
 from fastvid_kernels.vision.config import SiglipHeadConfig
 from fastvid_kernels.vision.head import HeadOutput, SiglipHead
 from fastvid_kernels.vision.pooling import PoolingMode, pool_to_grid, pooled_grid
+from fastvid_kernels.vision.sinks import sink_score, without_sinks
 from fastvid_kernels.vision.substitutes import ATTENTION_SUBSTITUTES
 from fastvid_kernels.vision.tower_attention import TOWER_ATTENTION, TowerScore, mean_query, received, rotated
 
@@ -25,4 +26,6 @@ __all__ = [
     "pooled_grid",
     "received",
     "rotated",
+    "sink_score",
+    "without_sinks",
 ]

@@ -49,12 +49,27 @@ def test_a_model_s_first_video_on_a_gpu_compiles_for_later_ones(monkeypatch: pyt
         "attn_dtype": torch.float32,
         "feature_channels": 5,
         "feature_dtype": torch.float32,
+        "backward": False,
         "config": CONFIG,
     }
     prunes([video(5, 20, torch.bfloat16)])
     prunes([video(5, 20, features=False)])
     assert [one[2] for one in compiled] == [torch.float32, torch.bfloat16, torch.float32]
     assert compiled[2][3]["feature_channels"] is None
+
+
+def test_a_model_s_first_training_step_on_a_gpu_compiles_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[bool] = []
+    monkeypatch.setattr(pruner, "backend_for", lambda *_: "triton")
+    monkeypatch.setattr(pruner, "warmup", lambda *_, backward, **__: compiled.append(backward))
+    prunes = VideoPruner(CONFIG, "auto")
+    trained = video(5, 20)
+    trained.tokens.requires_grad_()
+    prunes([trained])  # without gradients, as all tests here are
+    with torch.enable_grad():
+        prunes([trained])
+        prunes([trained])
+    assert compiled == [False, True]
 
 
 def test_nothing_is_compiled_where_nothing_will_run(monkeypatch: pytest.MonkeyPatch) -> None:

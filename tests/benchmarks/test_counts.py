@@ -17,7 +17,7 @@ from tests.emulator.lane import can_emulate
 
 pytestmark = pytest.mark.skipif(not can_emulate(), reason="needs g++, and kernels that are compiled")
 
-HEAVY = ("gram", "density", "delta", "assign", "emit")
+HEAVY = ("gram", "density", "delta", "assign", "emit", "gradient")
 CASES = [
     pytest.param("sm_80", 8, 6, id="sm_80, many segments"),
     pytest.param("sm_80", 8, 1, id="sm_80, one segment"),
@@ -26,7 +26,11 @@ CASES = [
 
 
 def counted(target: str, frames: int, segments: int) -> dict[str, StageCount]:
-    return {one.work.stage: one for one in count_call((frames, 196, 1024), min_segments=segments, target=target)}
+    """A call's stages, and the last of its backward pass."""
+    size = (frames, 196, 1024)
+    call = count_call(size, min_segments=segments, target=target)
+    last = count_call(size, min_segments=segments, target=target, backward=True)[-1]
+    return {one.work.stage: one for one in (*call, last)}
 
 
 @pytest.mark.parametrize(("target", "frames", "segments"), CASES)
@@ -38,6 +42,7 @@ def test_the_model_is_of_the_code_that_ships(target: str, frames: int, segments:
         assert one.distinct_bytes == pytest.approx(one.modelled_distinct_bytes, rel=0.1), name
         assert one.work.requested_bytes <= one.asked_bytes <= 2 * one.work.requested_bytes, name
     light = sum(one.asked_bytes for name, one in stages.items() if name not in HEAVY)
+    assert stages["gradient"].flops == 0
     assert light < sum(one.asked_bytes for one in stages.values()) / 20
     assert stages["gram"].bank_conflicts == 0
 
@@ -51,4 +56,4 @@ def test_a_model_of_other_code_is_noticed() -> None:
 
 def test_the_table_has_a_row_for_each_stage() -> None:
     stages = counted("sm_80", 8, 6)
-    assert counts.as_table("counted", list(stages.values())).row_count == 8
+    assert counts.as_table("counted", list(stages.values())).row_count == 9

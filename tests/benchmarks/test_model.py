@@ -97,8 +97,21 @@ def test_merging_reads_the_oracles_pools_once_for_every_tile_of_anchors(oracle_r
     assert work.matrix_flops == flops
 
 
+def test_a_gradient_reads_a_row_for_each_of_the_oracles_pairs(oracle_run) -> None:
+    oracle, scenario = oracle_run
+    rows = len(oracle.indices) + sum(len(record.pool) for record in oracle.anchor_frames)
+    grad, written, waiting, _ = by_stage(replace(scenario, backward=True))["gradient"].accesses
+    assert grad.requested == rows * 72 * 4
+    assert grad.distinct == len(oracle.indices) * 72 * 4
+    assert written.requested == written.distinct == scenario.token_bytes
+    assert waiting.requested == 0, "it is one launch"
+
+
 @pytest.mark.parametrize("feature_channels", [1152, None])
-@pytest.mark.parametrize("scenario", [ONEVISION, LLAVA_VIDEO, replace(ONEVISION, dtype="float32")])
+@pytest.mark.parametrize(
+    "scenario",
+    [ONEVISION, LLAVA_VIDEO, replace(ONEVISION, dtype="float32"), replace(ONEVISION, backward=True)],
+)
 def test_with_a_cache_for_everything_memory_moves_the_floor(scenario: Scenario, feature_channels: int | None) -> None:
     """And features, and indices: each token is fetched once, by whichever stage comes first."""
     scenario = replace(scenario, feature_channels=feature_channels)

@@ -182,7 +182,8 @@ def test_nothing_is_tuned_at_run_time() -> None:
 def test_no_float_is_added_atomically(target: str) -> None:
     """The order of atomic additions is open: integers do not mind, floats do."""
     found = []
-    for launch in record_call(target, meta_tokens(32, 196, 3584)):
+    tokens = meta_tokens(32, 196, 3584)
+    for launch in (*record_call(target, tokens), record_call(target, tokens, backward=True)[-1]):
         code = compile_for(launch, target).code
         found += atomics(code["ttir"])
         assert not re.search(r"\b(atom|red)\.[\w.:]*\.(f16|f32|f64|bf16|f16x2|bf16x2)\b", code.get("ptx", ""))
@@ -312,15 +313,10 @@ HUGE = {
 @pytest.mark.parametrize("layout", HUGE)
 def test_addresses_are_computed_in_64_bits(layout: str, features: bool) -> None:
     tokens = HUGE[layout]
-    launches = record_call(
-        "sm_90",
-        tokens,
-        attn=tokens[..., 0],
-        feature_channels=1152 if features else None,
-        retention_ratio=0.5,
-    )
+    given = {"attn": tokens[..., 0], "feature_channels": 1152 if features else None, "retention_ratio": 0.5}
+    launches = [*record_call("sm_90", tokens, **given), *record_call("sm_90", tokens, backward=True, **given)]
     distinct = {launch.name: launch for launch in launches}
-    assert len(distinct) == 8
+    assert len(distinct) == 9, "eight of a call, and the last of its backward pass"
     overflowing = {name: overflowing_addresses(one, max(tokens.shape[:2])) for name, one in distinct.items()}
     assert {name: found for name, found in overflowing.items() if found} == {}
 

@@ -28,8 +28,11 @@ SIZES: list[tuple[int, int, int, int, int, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_kernels_compile_where_arguments_are_one(size: tuple[int, int, int, int, int, dict[str, Any]]) -> None:
+def test_kernels_compile_where_arguments_are_one(
+    size: tuple[int, int, int, int, int, dict[str, Any]], backward: bool
+) -> None:
     from benchmarks.offline import compile_for, recorded_launches
     from fastvid_kernels.kernels.pipeline import launch, prepare
 
@@ -39,7 +42,9 @@ def test_kernels_compile_where_arguments_are_one(size: tuple[int, int, int, int,
     cu_frames = torch.empty(videos + 1, dtype=torch.int32, device="meta") if videos else None
     with recorded_launches() as launches:
         tokens, attn = torch.empty(frames, n, dim, **meta), torch.empty(frames, n, **meta)
-        launch(prepare(tokens, attn, features, cu_frames, PruneConfig(**hyperparameters)))
+        config = PruneConfig(**hyperparameters)
+        grad = torch.empty(frames * config.kept_per_frame(n), dim, **meta) if backward else None
+        launch(prepare(tokens, attn, features, cu_frames, config, grad=grad))
     assert len(launches) in (4, 8)
     for recorded in launches:
         compile_for(recorded, "sm_90")

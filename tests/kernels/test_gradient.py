@@ -80,6 +80,24 @@ def test_it_is_that_of_an_independent_merge_in_several_tiles(name: str, dtype: t
     check_backward(*video(frames, n, dim, dtype, seed=len(name)), frames_per_chunk=frames, **hyperparameters)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("frames_per_chunk", [None, 2])
+def test_distances_lie_in_the_memory_of_a_gradient_until_it_is_written(
+    frames_per_chunk: int | None, dtype: torch.dtype
+) -> None:
+    """Of an odd number of bytes to a word, and in chunks of frames that use it in turn."""
+    inputs = video(5, 21, 97, dtype, seed=19)
+    call = check_backward(*inputs, retention_ratio=0.3, frames_per_chunk=frames_per_chunk)
+    assert set(call.recipe.in_output) == {"gram"}
+    assert "gram" not in call.recipe.scratch
+
+
+def test_distances_of_few_channels_are_scratch() -> None:
+    call = check_backward(*video(5, 20, 6, torch.bfloat16, seed=19), retention_ratio=0.3)
+    assert call.recipe.in_output == {}
+    assert call.recipe.scratch["gram"].size > call.output.nbytes
+
+
 def test_a_ragged_batch_and_mean_features() -> None:
     check_backward(*ragged_batch(torch.float32), **RAGGED)
     check_backward(*video(7, 20, 16, torch.bfloat16, seed=2)[:2], retention_ratio=0.3)
@@ -104,10 +122,12 @@ def test_both_backends_agree_to_the_bit_where_they_choose_alike(dtype: torch.dty
     assert_same_bits(gradient, backward_of(arguments[0], grad, *arguments[1:], **hyperparameters))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("frames_per_chunk", [1, 4])
 @pytest.mark.parametrize("ordinals_per_chunk", [1, 2])
-def test_chunks_change_nothing(frames_per_chunk: int, ordinals_per_chunk: int) -> None:
-    tokens, attn, features = video(7, 20, 24, torch.float16, seed=18)
+def test_chunks_change_nothing(frames_per_chunk: int, ordinals_per_chunk: int, dtype: torch.dtype) -> None:
+    """Sums wait in the output between launches: of half precision a half of their bits, and the rest elsewhere."""
+    tokens, attn, features = video(7, 20, 24, dtype, seed=18)
     features[:2], features[2:] = 1, -1
     hyperparameters = {"retention_ratio": 0.3, "anchor_interval": 2, "min_segments": 2, "tau": -1.5}
     whole = check_backward(tokens, attn, features, **hyperparameters)

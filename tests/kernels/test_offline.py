@@ -28,7 +28,7 @@ EVERY = [
 def test_kernels_fit_the_target(situation: Situation, target: str) -> None:
     launches = situation.launches(target)
     found = {launch.name: compile_for(launch, target).resources for launch in launches}
-    assert len(found) == 8
+    assert len(found) == 9, "eight of a call, and the last of its backward pass"
     known = {name: KNOWN_SPILLS.get((name, str(situation), target), 0) for name in found}
     spilling = {name: one.spilled_bytes for name, one in found.items() if one.spilled_bytes > known[name]}
     assert not spilling, "bytes of stack"

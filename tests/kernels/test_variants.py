@@ -24,13 +24,17 @@ from fastvid_kernels.kernels.limits import MAX_TOKENS_PER_FRAME
 
 # With features and without, one video and several, three tiles of a frame.
 VARIANTS = {"frame": 2, "plan": 4, "gram": 1, "density": 3, "delta": 3, "select": 3, "assign": 1, "emit": 1}
+OF_BACKWARD = {name: count for name, count in VARIANTS.items() if name != "emit"} | {"gradient": 1}
 CALLS = 300
 RATIOS = (0.05, 0.1, 0.25, 0.27, 0.5)
 
 
-def random_calls(seed: int, features: bool | None = None, **hyperparameters: float) -> Iterator[list[Launch]]:
+def random_calls(
+    seed: int, features: bool | None = None, backward: bool = False, **hyperparameters: float
+) -> Iterator[list[Launch]]:
     """Launches of calls as one model makes them: contiguous bfloat16 of one width, any number and size of frames.
 
+    `backward` asks for their backward passes instead.
     `features` says whether they give frame features; some do and some do not if it is None. The retention ratio is
     any of a few, if it is not given. Attention is float32, as the adapters give it.
     """
@@ -49,6 +53,7 @@ def random_calls(seed: int, features: bool | None = None, **hyperparameters: flo
             attn=torch.empty(frames, tokens_per_frame, device="meta"),
             feature_channels=1152 if given else None,
             videos=videos,
+            backward=backward,
             **{**hyperparameters, "retention_ratio": ratio},
         )
 
@@ -71,6 +76,13 @@ def test_videos_of_all_sizes_share_a_few_kernels(seed: int) -> None:
     assert counted(random_calls(seed)) == VARIANTS
 
 
+def test_a_backward_pass_adds_one_kernel() -> None:
+    assert counted(random_calls(1, backward=True)) == OF_BACKWARD
+    forward, backward = variants(random_calls(1)), variants(random_calls(1, backward=True))
+    for name in forward.keys() & backward.keys():
+        assert forward[name] == backward[name], name
+
+
 def test_a_size_that_is_compiled_in_is_noticed() -> None:
     """Were the tokens of a frame told to the compiler again, as they once were: by whether 16 divides them, or if 1."""
     (n,) = (one for one in gram_kernel.params if one.name == "N")
@@ -84,11 +96,15 @@ HYPERPARAMETERS = [{}, {"retention_ratio": 0.27}, {"retention_ratio": 0.02}, {"d
 @pytest.mark.parametrize("hyperparameters", HYPERPARAMETERS, ids=str)
 @pytest.mark.parametrize("features", [True, False], ids=["features", "mean features"])
 def test_a_warm_up_compiles_all_that_a_model_meets(features: bool, hyperparameters: dict[str, float]) -> None:
-    with recorded_launches() as launches:
-        warmup("meta", 3584, feature_channels=1152 if features else None, progress=False, **hyperparameters)
-    warm = variants(iter([launches]))
-    for name, kinds in variants(random_calls(4, features=None if features else False, **hyperparameters)).items():
-        assert kinds <= warm[name], name
+    given = {"feature_channels": 1152 if features else None, "progress": False, **hyperparameters}
+    for backward in (False, True):
+        with recorded_launches() as launches:
+            warmup("meta", 3584, backward=backward, **given)
+        warm = variants(iter([launches]))
+        assert ("gradient_kernel" in warm) == backward, "who only serves does not wait for it"
+        met = variants(random_calls(4, features=None if features else False, backward=backward, **hyperparameters))
+        for name, kinds in met.items():
+            assert kinds <= warm[name], name
 
 
 def test_a_warm_up_takes_what_a_config_may_hold() -> None:
@@ -101,7 +117,8 @@ def test_a_warm_up_takes_what_a_config_may_hold() -> None:
 
 @pytest.mark.runs_kernels
 def test_a_warm_up_runs_the_kernels(capsys: pytest.CaptureFixture[str]) -> None:
-    assert warmup("cpu", 16, torch.float32, feature_channels=8, retention_ratio=0.05, progress=True) == 4
+    given = {"feature_channels": 8, "retention_ratio": 0.05, "progress": True}
+    assert warmup("cpu", 16, torch.float32, backward=True, **given) == 4
     assert capsys.readouterr().out == ""
 
 

@@ -1,0 +1,48 @@
+"""DyCoke's temporal merging: tokens that repeat the same place of another frame go."""
+
+from __future__ import annotations
+
+import torch
+
+from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.methods.method import Kept, Method, VideoTokens
+from fastvid_kernels.methods.parts.ranking import cosine, highest
+
+_MILLION = 1_000_000
+# A frame of a group of four -> the one it is compared with; the first is kept whole.
+_COMPARED_WITH = {1: 0, 3: 2, 2: 0}
+
+
+def dycoke(video: VideoTokens, config: PruneConfig) -> Kept:
+    """Of four frames the first whole, and the tokens of the others that are least similar to the same place."""
+    frames, n, _ = video.tokens.shape
+    count = _kept_of_others(n, config)
+    mask = torch.ones(frames, n, dtype=torch.bool, device=video.tokens.device)
+    for place, earlier in _COMPARED_WITH.items():
+        later = video.exact[place::4]
+        similarity = cosine(later, video.exact[earlier::4][: len(later)])
+        mask[place::4] = highest(-similarity, count)
+    return video.kept(mask)
+
+
+def _kept_of_others(tokens_per_frame: int, config: PruneConfig) -> int:
+    """1 - k = (4R - 1) / 3 of the tokens, so that a group of four frames keeps R; nothing below R = 1/4."""
+    millionths = round(_MILLION * config.retention_ratio)
+    return max(0, tokens_per_frame * (4 * millionths - _MILLION) // (3 * _MILLION))
+
+
+def _rows(frames: int, tokens_per_frame: int, config: PruneConfig) -> int:
+    whole = (frames + 3) // 4
+    return whole * tokens_per_frame + (frames - whole) * _kept_of_others(tokens_per_frame, config)
+
+
+METHOD = Method(
+    "dycoke",
+    dycoke,
+    source="DyCoke, arXiv 2411.15024, its token temporal merging",
+    deviations="The retention ratio sets the merging rate k, 0.7 in the published code, and no ratio below a quarter "
+    "is reached. A last group of fewer than four frames is merged like the others: there the published code keeps a "
+    "third frame whole and loses a frame that has no partner. DyCoke's pruning of the cache while it answers is no "
+    "part of this.",
+    rows=_rows,
+)

@@ -1,0 +1,217 @@
+"""What a method is, and what it is called with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# `torch.compiler.disable` of which importing does not import the compiler.
+from torch._compile import _disable_dynamo
+from typing_extensions import Unpack
+
+from fastvid_kernels.api import Pruned
+from fastvid_kernels.config import Hyperparameters, PruneConfig, resolve_config
+from fastvid_kernels.validation import check_inputs
+
+_DEFAULTS = PruneConfig()
+
+
+class Kept(NamedTuple):
+    """What a method leaves of one video.
+
+    Attributes:
+        tokens: `[M, D]`, in the dtype of the input.
+        indices: int64 `[M]`, ascending: `frame * N + position` of each.
+    """
+
+    tokens: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class VideoTokens:
+    """One video as a method gets it.
+
+    Attributes:
+        tokens: `[F, N, D]`.
+        attn: `[F, N]`, None where the caller has none.
+        given_features: `[F, G]`, None where the caller has none.
+    """
+
+    tokens: Tensor
+    attn: Tensor | None = None
+    given_features: Tensor | None = None
+
+    @cached_property
+    def exact(self) -> Tensor:
+        """The tokens in float32, float64 ones as they are."""
+        return self.tokens.to(torch.promote_types(self.tokens.dtype, torch.float32))
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Global features of the frames: the given ones, else their mean tokens; `[F, G]`."""
+        if self.given_features is not None:
+            return self.given_features.to(torch.promote_types(self.given_features.dtype, torch.float32))
+        return self.exact.mean(1)
+
+    def kept(self, mask: Tensor) -> Kept:
+        """The tokens of a mask, bool `[F, N]`, as they are."""
+        indices = mask.flatten().nonzero().squeeze(1)
+        return Kept(self.tokens.flatten(0, 1)[indices], indices)
+
+
+Function = Callable[..., Kept]
+"""From a video, a `PruneConfig` and options given by name to what is left of the video."""
+
+Rows = Callable[[int, int, PruneConfig], int]
+"""How many tokens are left of F frames of N tokens."""
+
+
+def same_of_each_frame(frames: int, tokens_per_frame: int, config: PruneConfig) -> int:
+    """F * K rows, as FastVID has them."""
+    return frames * config.kept_per_frame(tokens_per_frame)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to prune video tokens; call it as `fastvid_kernels.prune`.
+
+    Attributes:
+        name: by which it is asked for.
+        function: what it does with one video.
+        source: where it was published.
+        deviations: where it differs from what was published, and why, in words.
+        rows: how many tokens it keeps, where that is known before the data is; None where it is not.
+        needs_attention: whether it cannot do without `attn`.
+        check: raises `TypeError` or `ValueError` for options, given by name, that make no sense.
+        chosen: options that differ from their defaults.
+    """
+
+    name: str
+    function: Function
+    source: str
+    deviations: str = ""
+    rows: Rows | None = same_of_each_frame
+    needs_attention: bool = False
+    check: Callable[..., None] | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def static(self) -> bool:
+        """Whether how many tokens are kept is known before the data is."""
+        return self.rows is not None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it takes beside FastVID's arguments, with the defaults."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+
+    def with_options(self, **options: Any) -> Method:
+        """The same method with some options chosen.
+
+        Raises:
+            TypeError: it has no such option, or that is of a wrong type.
+            ValueError: an option is out of range.
+        """
+        for option in options:
+            if option not in self.options:
+                known = ", ".join(self.options) or "none"
+                raise TypeError(f"{self.name} must be given options that it has ({known}), got {option}")
+        if self.check is not None:
+            self.check(**options)
+        return replace(self, chosen={**self.chosen, **options})
+
+    # Not traced: most read data, to know how much to keep of what.
+    @_disable_dynamo
+    def __call__(
+        self,
+        tokens: Tensor,
+        attn: Tensor | None = None,
+        frame_features: Tensor | None = None,
+        cu_frames: Tensor | None = None,
+        *,
+        config: PruneConfig = _DEFAULTS,
+        **hyperparameters: Unpack[Hyperparameters],
+    ) -> Pruned:
+        """Prune one video, or several with their frames concatenated.
+
+        Args:
+            tokens: `[F, N, D]`, float32, bfloat16, float16 or float64.
+            attn: `[F, N]`, how much each token matters; needed where `needs_attention` says so.
+            frame_features: `[F, G]`, global features of the frames; default: their mean tokens.
+            cu_frames: int32 `[B + 1]`, where each video starts, from 0 to F; None for one video.
+            config: all but FastVID itself read its retention ratio alone.
+            **hyperparameters: see `PruneConfig`; they override it.
+
+        Returns:
+            `(tokens, indices)` as `prune` returns them, but how many follows from `rows`, or from the data.
+
+        Raises:
+            TypeError: an argument has the wrong dtype.
+            ValueError: an argument has the wrong shape, device or range, or attention is needed and missing.
+            NotImplementedError: in a backward pass, of which there is none.
+        """
+        config = resolve_config(config, hyperparameters)
+        if not isinstance(tokens, Tensor):
+            raise TypeError(f"tokens must be a torch.Tensor, got {type(tokens).__name__}")
+        if attn is None and self.needs_attention:
+            raise ValueError(
+                f"attn must be given for the method {self.name}, which ranks tokens by attention, got None"
+            )
+        stand_in = tokens.new_empty(tokens.shape[:2]) if attn is None else attn
+        check_inputs(tokens, stand_in, frame_features, cu_frames, config)
+        with torch.no_grad():
+            pruned = self._each(tokens, attn, frame_features, _video_starts(cu_frames, len(tokens)), config)
+        kept: Tensor = _NoGradient.apply(tokens, pruned.tokens, self.name)  # type: ignore[no-untyped-call]
+        return Pruned(kept, pruned.indices)
+
+    def _each(
+        self,
+        tokens: Tensor,
+        attn: Tensor | None,
+        frame_features: Tensor | None,
+        starts: list[int],
+        config: PruneConfig,
+    ) -> Pruned:
+        kept: list[Kept] = []
+        for start, end in _nonempty(starts):
+            parts = (None if part is None else part[start:end] for part in (attn, frame_features))
+            of_one = self.function(VideoTokens(tokens[start:end], *parts), config, **self.chosen)
+            kept.append(Kept(of_one.tokens, of_one.indices + start * tokens.shape[1]))
+        rows, indices = zip(*kept, strict=True)
+        return Pruned(torch.cat(rows), torch.cat(indices))
+
+
+class _NoGradient(torch.autograd.Function):
+    """Kept tokens as they are; a backward pass says that it ends here instead of giving zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, kept: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return kept.view_as(kept)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(
+            f"the method {ctx.name} has no gradient: prune with FastVID itself, which has one, or freeze what comes "
+            "before the video tokens"
+        )
+
+
+def _video_starts(cu_frames: Tensor | None, frames: int) -> list[int]:
+    starts = [0, frames] if cu_frames is None else cu_frames.tolist()
+    if starts[0] != 0 or starts[-1] != frames or any(start > end for start, end in pairwise(starts)):
+        raise ValueError(f"cu_frames must ascend from 0 to F = {frames}, got {starts}")
+    return starts
+
+
+def _nonempty(starts: list[int]) -> Iterator[tuple[int, int]]:
+    return ((start, end) for start, end in pairwise(starts) if start < end)
