@@ -5,6 +5,7 @@ BIN := .venv/bin
 LOWEST := .venv-lowest/bin
 NEWEST := .venv-newest/bin
 VLLM := .venv-vllm/bin
+DIST := .venv-dist/bin
 # Two test processes of one thread each beat one process of two threads.
 PYTEST_FLAGS ?= -n 2
 export OMP_NUM_THREADS ?= 1
@@ -23,7 +24,7 @@ define emulated_lane
 endef
 endif
 
-.PHONY: help demo test test-slow test-lowest test-newest test-vllm test-interpreter gpu lint bench bench-vllm kernel-report clean
+.PHONY: help demo dist test test-slow test-lowest test-newest test-vllm test-interpreter gpu lint bench bench-vllm kernel-report clean
 
 help:
 	@echo "make demo         prune a real clip to 10 %, draw what was kept (fastvid_demo.png), let a model answer about it"
@@ -35,6 +36,7 @@ help:
 	@echo "make test-interpreter  the tests that run kernels, in Triton's interpreter: for debugging"
 	@echo "make gpu          on a machine with CUDA, as it is: all that a GPU has to show (benchmarks/results/gpu)"
 	@echo "make lint         ruff and mypy"
+	@echo "make dist         sdist and wheel, checked, and the wheel tried alone (dist/)"
 	@echo "make bench        the operator beside what one would use otherwise, whole and by stage (.benchmarks/bench.txt)"
 	@echo "make bench-vllm   requests a second and time to the first token in vLLM, pruned and not (benchmarks/results/serving)"
 	@echo "make kernel-report  what the kernels need of five GPUs, by the compiler: benchmarks/results/kernels.{json,txt}"
@@ -119,5 +121,16 @@ bench-vllm: .venv-vllm/installed
 kernel-report: .venv/installed
 	$(BIN)/python -m benchmarks.kernel_report
 
+# An environment that has the wheel and nothing of this folder.
+dist: .venv/installed
+	rm -rf dist build .venv-dist
+	$(PYTHON) -m venv .venv-dist
+	$(DIST)/python -m pip install --quiet --constraint constraints.txt build twine
+	$(DIST)/python -m build --outdir dist . > /dev/null
+	$(DIST)/python -m twine check --strict dist/*
+	$(BIN)/python -m tests.distribution dist
+	$(DIST)/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd dist && ../$(DIST)/python -W error::UserWarning ../tests/prune_a_tensor.py
+
 clean:
-	rm -rf .venv .venv-lowest .venv-newest .venv-vllm
+	rm -rf .venv .venv-*
