@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.kernels.groups import GROUP
 from fastvid_kernels.kernels.limits import FRAME_TILES
 
 _ALIGNMENT = 16
@@ -24,6 +25,9 @@ _GRAM_SHARE = 8
 # What tokens join is kept for so many of a segment's anchor frames at once as fit a fraction of the tokens, or this.
 _NEAREST_SHARE = 8
 _NEAREST_BYTES = 1 << 26
+# From this size on it lies where the Gram matrices were, of which nothing is needed by then. Smaller ones lie apart, so
+# that all the scratch of a finished call can be looked into.
+_OVERLAID_BYTES = 1 << 20
 # How every kernel is compiled. Products and sums are never fused: what is written is what is computed, whatever a
 # compiler's default is (on in Triton 3.6, and Triton 3.10 turns it round).
 OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
@@ -158,7 +162,9 @@ def plan_shapes(request: Request) -> Shapes:
         # Chunks of a backward pass have to keep sums of all tokens, so it takes more scratch before it has some.
         share = 1 if request.is_backward else _NEAREST_SHARE
         nearest_bytes = max(token_bytes // share, _NEAREST_BYTES)
-        ordinals_per_chunk = min(ordinals, max(1, nearest_bytes // (2 * frames * _round_up(n, _ROW_ALIGNMENT))))
+        fitting = nearest_bytes // (2 * frames * _round_up(n, _ROW_ALIGNMENT))
+        # Whole groups: which anchor frames go together may not depend on chunks.
+        ordinals_per_chunk = min(ordinals, max(1, fitting // GROUP) * GROUP)
     return Shapes(
         frames=frames,
         tokens_per_frame=n,
@@ -208,20 +214,23 @@ def lay_out(shapes: Shapes, is_backward: bool = False) -> tuple[dict[str, Array]
     anchor_frames = frames if shapes.has_anchors else 0
     matrices = shapes.frames_per_chunk if shapes.has_anchors else 0
     wanted |= {
-        "gram": (torch.float32, (matrices, shapes.gram_splits, padded, padded)),
         "s": (torch.float32, (anchor_frames, padded)),
         "key": (torch.int32, (anchor_frames, padded)),
+        "gram": (torch.float32, (matrices, shapes.gram_splits, padded, padded)),
         "nearest": (torch.int16, (anchor_frames, shapes.ordinals_per_chunk, padded)),
     }
     if is_backward:
         # The sums of tokens so far, where their terms come in several launches.
         tokens = frames * shapes.tokens_per_frame if shapes.ordinals > shapes.ordinals_per_chunk else 0
         wanted["sum"] = (torch.float32, (tokens, shapes.channels))
-    arrays = {}
+    arrays: dict[str, Array] = {}
     end = 0
     for name, (dtype, shape) in wanted.items():
-        arrays[name] = Array(dtype, shape, end)
-        end += _round_up(arrays[name].size, _ALIGNMENT)
+        offset = end
+        if name == "nearest" and Array(dtype, shape, 0).size >= _OVERLAID_BYTES:
+            offset = arrays["gram"].offset
+        arrays[name] = Array(dtype, shape, offset)
+        end = max(end, offset + _round_up(arrays[name].size, _ALIGNMENT))
     return arrays, end
 
 
