@@ -189,7 +189,7 @@ def test_no_float_is_added_atomically(target: str) -> None:
         found += atomics(code["ttir"])
         assert not re.search(r"\b(atom|red)\.[\w.:]*\.(f16|f32|f64|bf16|f16x2|bf16x2)\b", code.get("ptx", ""))
         assert not re.search(r"atomic_(pk_)?add_(f|bf)", code.get("amdgcn", ""))
-    assert found == ["add"], "assign counts, with integers"
+    assert set(found) == {"add"}, "assign counts, with integers"
 
 
 def atomics(ttir: str) -> list[str]:
