@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 import transformers
 
-from tests.adapters import tiny_qwen
+from tests.adapters import tiny, tiny_qwen
 from tests.vllm import checkpoints
 
 # lmms-eval's simple class for LLaVA gives the template texts, its chat classes and those of Qwen give it parts.
@@ -16,10 +17,18 @@ _CHAT = (
     "{%% else %%}{{ part.text }}{%% endif %%}{%% endfor %%}{%% endif %%}{%% endfor %%}"
 )
 
+# Of other models every clip gets one answer.
+_TELLING_SEEDS = {"llava": 1, "qwen2.5": 1, "qwen3": 0}
+
 
 def write_llava(directory: Path) -> Path:
-    checkpoints.save_llava(checkpoints.llava(), directory)
-    return _finished(directory, "<video>", "<image>")
+    model = tiny.llava_onevision(_TELLING_SEEDS["llava"])
+    with torch.no_grad():
+        # No placeholder is ever generated.
+        model.lm_head.weight[tiny.VIDEO - 20 :] = 0
+    checkpoints.save_llava(model, directory)
+    # The line break is what the simple class puts there.
+    return _finished(directory, "<video>\n", "<image>\n")
 
 
 def write_siglip(directory: Path) -> Path:
@@ -27,7 +36,7 @@ def write_siglip(directory: Path) -> Path:
 
 
 def write_qwen(kind: str, directory: Path) -> Path:
-    checkpoints.save_qwen(tiny_qwen.model(kind), kind, directory)
+    checkpoints.save_qwen(tiny_qwen.model(kind, seed=_TELLING_SEEDS[kind]), kind, directory)
     return _finished(directory, *(f"<|vision_start|><|{which}_pad|><|vision_end|>" for which in ("video", "image")))
 
 
