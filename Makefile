@@ -6,6 +6,7 @@ LOWEST := .venv-lowest/bin
 NEWEST := .venv-newest/bin
 VLLM := .venv-vllm/bin
 DIST := .venv-dist/bin
+LMMS_EVAL := .venv-lmms-eval/bin
 # Two test processes of one thread each beat one process of two threads.
 PYTEST_FLAGS ?= -n 2
 export OMP_NUM_THREADS ?= 1
@@ -24,7 +25,8 @@ define emulated_lane
 endef
 endif
 
-.PHONY: help demo dist test test-slow test-lowest test-newest test-vllm test-interpreter gpu lint bench bench-vllm kernel-report clean
+.PHONY: help demo dist test test-slow test-lowest test-newest test-vllm test-lmms-eval test-interpreter gpu lint bench
+.PHONY: bench-vllm kernel-report clean
 
 help:
 	@echo "make demo         prune a real clip to 10 %, draw what was kept (fastvid_demo.png), let a model answer about it"
@@ -33,6 +35,7 @@ help:
 	@echo "make test-lowest  the tests with the oldest supported versions (constraints-lowest.txt)"
 	@echo "make test-newest  the tests with whatever torch and transformers are newest: shows what they rename"
 	@echo "make test-vllm    the plug-in for vLLM, in an environment of its own (4 GB)"
+	@echo "make test-lmms-eval  the classes for lmms-eval, in an environment of its own (4 GB)"
 	@echo "make test-interpreter  the tests that run kernels, in Triton's interpreter: for debugging"
 	@echo "make gpu          on a machine with CUDA, as it is: all that a GPU has to show (benchmarks/results/gpu)"
 	@echo "make lint         ruff and mypy"
@@ -72,6 +75,17 @@ help:
 	echo "import fastvid_lane" > $$($(VLLM)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/fastvid_lane.pth
 	touch $@
 
+# As for vLLM: torchvision beside a CPU torch lacks what it asks for itself.
+.venv-lmms-eval/installed: pyproject.toml setup.py constraints-lmms-eval.txt tests/vllm/lane/fastvid_lane.py
+	$(PYTHON) -m venv .venv-lmms-eval
+	$(LMMS_EVAL)/python -m pip install --quiet torch==2.13.0
+	$(LMMS_EVAL)/python -m pip install --quiet --constraint constraints-lmms-eval.txt lmms-eval torchvision transformers triton==3.9.0 decord \
+		pytest pytest-benchmark pytest-timeout pytest-xdist hypothesis accelerate safetensors
+	$(LMMS_EVAL)/python -m pip install --quiet --no-deps --editable .
+	cp tests/vllm/lane/fastvid_lane.py $$($(LMMS_EVAL)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+	echo "import fastvid_lane" > $$($(LMMS_EVAL)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/fastvid_lane.pth
+	touch $@
+
 demo: .venv/installed
 	$(ALL_CORES) $(BIN)/fastvid demo
 	$(ALL_CORES) $(BIN)/fastvid run --random-weights small --repeats 3
@@ -97,6 +111,9 @@ test-newest: .venv-newest/installed
 
 test-vllm: .venv-vllm/installed
 	$(VLLM)/python -m pytest tests/vllm tests/serving
+
+test-lmms-eval: .venv-lmms-eval/installed
+	$(LMMS_EVAL)/python -m pytest tests/evaluation
 
 test-interpreter: .venv/installed
 	$(INTERPRET) $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "runs_kernels and not slow" tests/kernels

@@ -98,22 +98,11 @@ def _chosen(names: str | None) -> dict[str, Method]:
     asked = list(methods.names()) if names is None else [name.strip() for name in names.split(",")]
     found = {}
     for one in asked:
-        name, *options = one.split(":")
-        values = dict(option.partition("=")[::2] for option in options)
         try:
-            found[one] = methods.get(name, **{key: _parsed(value) for key, value in values.items()})
+            found[one] = methods.parse(one)
         except (TypeError, ValueError) as error:
             raise CommandError(f"--methods: {error}") from error
     return found
-
-
-def _parsed(value: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value
 
 
 def _run(method: Method, label: str, clip: Clip, config: PruneConfig, runs: int) -> _Outcome:

@@ -15,7 +15,7 @@ from typing import Any
 
 from fastvid_kernels.methods.method import Kept, Method, VideoTokens
 
-__all__ = ["Kept", "Method", "VideoTokens", "get", "names"]
+__all__ = ["Kept", "Method", "VideoTokens", "get", "names", "parse"]
 
 
 def names() -> tuple[str, ...]:
@@ -38,6 +38,30 @@ def get(name: str, **options: Any) -> Method:
     if name not in methods:
         raise ValueError(f"method must be one of {', '.join(map(repr, names()))}, got {name!r}")
     return methods[name].with_options(**options)
+
+
+def parse(text: str) -> Method:
+    """The method of a name with options after it: "fastvid:segmentation=fixed:merging=uniform".
+
+    Args:
+        text: one of `names()`, and its options, a colon before each.
+
+    Raises:
+        TypeError: the method has no such option, or that is of a wrong type.
+        ValueError: there is no such method, or an option is out of range.
+    """
+    name, *options = text.split(":")
+    values = dict(option.partition("=")[::2] for option in options)
+    return get(name, **{key: _parsed(value) for key, value in values.items()})
+
+
+def _parsed(value: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
 
 
 @cache

@@ -90,7 +90,7 @@ class LlavaQwenForCausalLM(Qwen2ForCausalLM):
     ) -> tuple[Any, ...]:
         if images is None or input_ids.shape[1] == 1:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
-        visual = iter(self._visual(images, list(modalities)))
+        visual = iter(self._visual(images, [modalities] if isinstance(modalities, str) else list(modalities)))
         own = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         targets = torch.full_like(input_ids, -100) if labels is None else labels
         rows = [

@@ -1,0 +1,23 @@
+"""What the task of the lane does with a document; lmms-eval reads this file beside the task's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
+    if doc["kind"] == "image":
+        from PIL import Image
+
+        return [Image.open(doc["path"]).convert("RGB")]
+    return [doc["path"]]
+
+
+def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, str] | None = None) -> str:
+    own = lmms_eval_specific_kwargs or {}
+    options = " ".join(f"{letter}) {option}" for letter, option in zip("ABC", doc["options"], strict=True))
+    return f"{own.get('pre_prompt', '')}{doc['question']} {options}{own.get('post_prompt', '')}"
+
+
+def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    return {"accuracy": float(results[0].strip()[:1] == doc["answer"])}
