@@ -125,13 +125,15 @@ def test_a_prompt_that_is_cut_off(pruned_and_twin: Any, head: Any) -> None:
     ids = [*tiny.words(1, 3), IMAGE_TOKEN, *tiny.words(2, 5), IMAGE_TOKEN, *tiny.words(3, 4)]
     prompt = Prompt(ids, (tiny_llava.film(7), tiny_llava.film(8)), ("video", "video"))
     whole = model(**inputs_of(prompt)).logits[0]
-    model.config.tokenizer_model_max_length = 180
-    cut = model(**inputs_of(prompt)).logits[0]
-    assert len(whole) > 180 == len(cut)
     _, places = tiny_llava.embedded(twin, head, prompt, tiny_llava.HYPERPARAMETERS)
-    left = places[places < 180]
-    assert left[-1] < 179
-    expected = whole[:180].index_copy(0, torch.tensor([179]), whole[left[-1:]])
+    dropped = sorted({*range(len(whole))} - {*places.tolist()})
+    # Half of them are the second video's: in its middle, and last of what is left.
+    last = dropped[len(dropped) * 3 // 4]
+    model.config.tokenizer_model_max_length = last + 1
+    cut = model(**inputs_of(prompt)).logits[0]
+    assert len(cut) == last + 1
+    survivors = places[places < last]
+    expected = whole[: last + 1].index_copy(0, torch.tensor([last]), whole[survivors[-1:]])
     torch.testing.assert_close(cut, expected, rtol=0, atol=TOLERANCE * whole.abs().max().item())
 
 
