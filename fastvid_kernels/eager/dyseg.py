@@ -15,9 +15,13 @@ _BELOW_ALL = torch.iinfo(torch.int64).min
 
 def mean_frame_features(tokens: Tensor) -> Tensor:
     """Mean token of each frame, summed in float64 and rounded once: `[F, N, D]` -> float32 `[F, D]`."""
-    # One frame at a time: a float64 copy of it stays in cache, one of the whole video does not.
-    sums = torch.stack([frame.to(torch.float64).sum(0) for frame in tokens.unbind(0)])
-    return (sums / tokens.shape[1]).to(torch.float32)
+    frames, tokens_per_frame, channels = tokens.shape
+    # One frame at a time, in the same memory: a float64 copy of a frame stays in cache, and new memory costs more.
+    wide = tokens.new_empty(tokens_per_frame, channels, dtype=torch.float64)
+    sums = tokens.new_empty(frames, channels, dtype=torch.float64)
+    for frame, total in zip(tokens.unbind(0), sums.unbind(0), strict=True):
+        torch.sum(wide.copy_(frame), 0, out=total)
+    return (sums / tokens_per_frame).to(torch.float32)
 
 
 def transition_similarity(frame_features: Tensor) -> Tensor:
