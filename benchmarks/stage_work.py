@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.work import Access, Scenario, Work
+from benchmarks.work import Access, Scenario, Segment, Work
 
 Arguments = dict[str, Any]
 
@@ -104,78 +104,90 @@ def select(s: Scenario, arguments: Arguments, launches: int) -> Work:
 
 
 def assign(s: Scenario, arguments: Arguments, launches: int) -> Work:
-    """All tokens of a segment times the anchors of each of its anchor frames, BLOCK_SLOTS of them at a time.
+    """All tokens of a segment times the anchors of each of its anchor frames, BLOCK_SLOTS of each at a time.
 
-    A tile of tokens is read again for every such block of anchors, and the anchors for every tile of tokens.
+    A pass over the tokens serves one anchor frame or a group of them; LANES passes run side by side, on tokens that
+    memory sends once. The anchors are read for every tile of tokens.
     """
-    n, rows, slots, lanes = s.tokens_per_frame, arguments["BLOCK_M"], arguments["BLOCK_SLOTS"], arguments["LANES"]
-    steps = _tiles(s.channels, arguments["BLOCK_D"])
+    n, slots, lanes = s.tokens_per_frame, arguments["BLOCK_SLOTS"], arguments["LANES"]
+    token_reads, first_reads, anchor_reads, flops, blocks = 0, 0, 0, 0, 0
+    trips = [0.0]
     busy = [one for one in s.segments if one.anchors]
-    passes = sum(one.length * _tiles(count, slots) for one in busy for count in one.anchors)
+    for segment in busy:
+        of_lane: list[list[tuple[int, ...]]] = [[] for _ in range(lanes)]
+        for number, counts in enumerate(_passes(segment, arguments)):
+            of_lane[number % lanes].append(counts)
+            rows, depth = _assign_tile(counts, arguments)
+            tiles, turns = _tiles(segment.length * n, rows), _tiles(counts[0], slots)
+            token_reads += turns * segment.length * s.frame_bytes
+            anchor_reads += sum(counts) * tiles * s.row_bytes
+            columns = turns * len(counts) * slots
+            flops += tiles * 2 * rows * columns * _tiles(s.channels, depth) * depth
+        turns_of_lane = [sum(_tiles(counts[0], slots) for counts in lane) for lane in of_lane]
+        first_reads += max(turns_of_lane) * segment.length * s.frame_bytes
+        for lane in filter(None, of_lane):
+            blocks += max(_tiles(segment.length * n, _assign_tile(counts, arguments)[0]) for counts in lane)
+            steps = [
+                2 + _tiles(counts[0], slots) * _tiles(s.channels, _assign_tile(counts, arguments)[1])
+                / _in_flight(arguments) for counts in lane
+            ]  # fmt: skip
+            trips.append(sum(steps))
     tokens = sum(one.length for one in busy) * s.frame_bytes
     anchors = sum(sum(one.anchors) for one in busy) * s.row_bytes
-    anchor_reads = sum(one.length * sum(one.anchors) for one in busy) * _tiles(n, rows) * s.row_bytes
+    seen = _anchor_frames(s) * s.frame_bytes if s.feature_channels else tokens
     return Work(
         "assign",
         launches,
-        blocks=sum(one.length * _tiles(n, rows) * min(len(one.anchors), lanes) for one in busy),
+        blocks=blocks,
         accesses=(
-            Access(
-                tokens,
-                passes * s.frame_bytes,
-                seen=_anchor_frames(s) * s.frame_bytes if s.feature_channels else tokens,
-                age=s.token_bytes,
-                span=tokens,
-            ),
+            Access(tokens, first_reads, seen=seen, age=s.token_bytes, span=tokens),
+            Access(0, token_reads - first_reads),
             Access(anchors, anchor_reads, seen=anchors, age=s.token_bytes, span=anchors),
             _nearest(s, repeats=1),
         ),
-        trips=3
-        + max(
-            (
-                sum(2 + _tiles(count, slots) * steps / _in_flight(arguments) for count in one.anchors[::lanes])
-                for one in busy
-            ),
-            default=0,
-        ),
-        matrix_flops=passes * _tiles(n, rows) * 2 * rows * slots * steps * arguments["BLOCK_D"],
+        trips=3 + max(trips),
+        matrix_flops=flops,
     )
 
 
 def emit(s: Scenario, arguments: Arguments, launches: int) -> Work:
     """BLOCK_D channels of a frame's output a block: salient rows copied, and a segment's tokens added up by anchor.
 
-    For every BLOCK_SLOTS anchors of an anchor frame, all tokens of its segment that joined one of them are read. The
-    blocks of a channel range run side by side and walk the frames in step.
+    For every BLOCK_SLOTS anchors of the anchor frames that share a pass, all tokens of their segment that joined any of
+    them are read. The blocks of a channel range run side by side and walk the tokens in step.
     """
     n, slots, width = s.tokens_per_frame, arguments["BLOCK_SLOTS"], arguments["BLOCK_D"]
     ranges = _tiles(s.channels, width)
     salient = sum(one.salient for one in s.segments) * s.row_bytes
     own = sum(sum(one.anchors) for one in s.segments) * s.row_bytes
-    busy = [one for one in s.segments if one.anchors]
-    # A frame's anchors join those of the segment's other anchor frames, where there are any.
-    pools = [one.length * n - one.salient - (one.anchors[0] if len(one.anchors) == 1 else 0) for one in busy]
-    distinct = sum(pools) * s.row_bytes
-    walks = [(one, count, _tiles(count, slots)) for one in busy for count in one.anchors]
-    token_tiles = sum(blocks * one.length * _tiles(n, arguments["BLOCK_TOKENS"]) for one, _, blocks in walks)
     merges = not arguments["BETA_IS_ONE"]
     copies = Access(salient + own, salient + own, seen=salient + own if merges else 0, age=s.token_bytes)
     accesses = [copies, Access(s.output_bytes, s.output_bytes)]
-    trips = 4 + 2 * _tiles(max(2 * s.kept, 1), arguments["BLOCK_ROWS"])
+    walks, flops, joined, distinct, longest = 0, 0, 0, 0, 0
+    for segment in s.segments if merges else ():
+        for counts in _passes(segment, arguments):
+            tile = arguments["GROUP_TOKENS" if len(counts) == arguments["GROUP"] else "BLOCK_TOKENS"]
+            tiles, turns = _tiles(segment.length * n, tile), _tiles(counts[0], slots)
+            # A frame's anchors join those of the segment's other anchor frames, where there are any.
+            pool = segment.length * n - segment.salient - (counts[0] if len(counts) == 1 else 0)
+            walks += 1
+            joined += turns * pool * s.row_bytes
+            flops += turns * tiles * 2 * len(counts) * slots * tile * ranges * width
+            longest = max(longest, turns * tiles)
+        if segment.anchors:
+            alone = segment.anchors[0] if len(segment.anchors) == 1 else 0
+            distinct += (segment.length * n - segment.salient - alone) * s.row_bytes
     if merges:
-        joined = sum(blocks * (one.length * n - one.salient - count) for one, count, blocks in walks) * s.row_bytes
         accesses.append(Access(distinct, joined, seen=distinct, age=s.token_bytes, span=s.token_bytes / ranges))
         accesses.append(_nearest(s, repeats=ranges))
-        longest = max((blocks * one.length for one, _, blocks in walks), default=0)
-        trips += longest * _tiles(n, arguments["BLOCK_TOKENS"]) / _in_flight(arguments)
     return Work(
         "emit",
         launches,
         # A frame without anchors is done at once.
-        blocks=(len(walks) if merges and walks else s.frames) * ranges,
+        blocks=(walks or s.frames) * ranges,
         accesses=tuple(accesses),
-        trips=trips,
-        matrix_flops=merges * token_tiles * 2 * slots * arguments["BLOCK_TOKENS"] * ranges * width,
+        trips=4 + 2 * _tiles(max(2 * s.kept, 1), arguments["BLOCK_ROWS"]) + longest / _in_flight(arguments),
+        matrix_flops=flops,
     )
 
 
@@ -226,6 +238,26 @@ def _over_distances(stage: str, s: Scenario, arguments: Arguments, launches: int
         trips=4 * launches,
         vector_flops=_anchor_frames(s) * n**2 * operations,
     )
+
+
+def _passes(segment: Segment, arguments: Arguments) -> Iterator[tuple[int, ...]]:
+    """Anchors of the anchor frames that each pass over a segment's tokens serves: groups, then a pair, then single."""
+    anchors, size = list(segment.anchors), arguments["GROUP"]
+    alone: list[int] = []
+    while len(anchors) > 1:
+        together = anchors[: size if len(anchors) >= size else 2]
+        del anchors[: len(together)]
+        if len({_tiles(count, arguments["BLOCK_SLOTS"]) for count in together}) == 1:
+            yield tuple(together)
+        else:
+            alone += together
+    yield from ((count,) for count in alone + anchors)
+
+
+def _assign_tile(counts: tuple[int, ...], arguments: Arguments) -> tuple[int, int]:
+    """Tokens and channels of a tile of a pass."""
+    names = ("GROUP_ROWS", "GROUP_D") if len(counts) == arguments["GROUP"] else ("ROWS", "BLOCK_D")
+    return arguments[names[0]], arguments[names[1]]
 
 
 def _nearest(s: Scenario, repeats: int) -> Access:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastvid_kernels import methods
     from fastvid_kernels.adapters import apply_fastvid
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AnchorFrame",
     "Explanation",

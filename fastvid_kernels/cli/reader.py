@@ -56,7 +56,8 @@ class Losses:
     """What a file should hold and did not give.
 
     Attributes:
-        packets: parts of the film that were found; one is a frame, or half of one in an interlaced film.
+        packets: parts of the film that were found; one is a frame, or half of one in an interlaced film, or what an
+            edit list leaves out but others build on.
         frames: that came out of them.
         lost: parts that could not be decoded, or are missing at the end.
         suspicious: whether a decoder on several threads may have dropped or repaired something without a word.
@@ -91,7 +92,8 @@ def count_packets(path: Path) -> int:
     """Frames to expect: counting packets reads the file without decoding it, and headers often lie."""
     losses = Losses()
     with _opened(path) as container:
-        return sum(1 for packet in _packets(container, _film(container, path), losses) if packet and packet.size)
+        packets = _packets(container, _film(container, path), losses)
+        return sum(1 for packet in packets if packet and packet.size and not packet.is_discard)
 
 
 def read_frames(path: Path, losses: Losses, *, threads: bool) -> Iterator[tuple[av.VideoFrame, VideoStream]]:
@@ -105,9 +107,11 @@ def read_frames(path: Path, losses: Losses, *, threads: bool) -> Iterator[tuple[
     with _opened(path) as container:
         film = _film(container, path)
         film.thread_type = "AUTO" if threads else "NONE"
+        promised, cut_away = _promised(film), 0
         for packet in _packets(container, film, losses):
             if packet is not None:
                 losses.packets += bool(packet.size)
+                cut_away += packet.is_discard
                 if packet.is_corrupt:
                     # Cut short: some decoders would fill up a frame with whatever is in memory.
                     losses.lost += 1
@@ -121,8 +125,15 @@ def read_frames(path: Path, losses: Losses, *, threads: bool) -> Iterator[tuple[
                 losses.frames += 1
                 losses.suspicious |= frame.is_corrupt
                 yield frame, film
-        losses.lost += max(0, film.frames - losses.packets)
-        losses.suspicious |= losses.lost > 0 or losses.frames != losses.packets
+        losses.lost += max(0, promised - losses.packets)
+        losses.suspicious |= losses.lost > 0 or losses.frames != losses.packets - cut_away
+
+
+def _promised(film: VideoStream) -> int:
+    """Parts of the film that its headers tell of, but for what an edit list leaves out; 0 where they tell nothing."""
+    # FFmpeg takes edits out of the index, which not every version of PyAV shows, and leaves the header's number.
+    index = getattr(film, "index_entries", None) or ()
+    return min(film.frames, len(index) or film.frames)
 
 
 def _packets(
@@ -132,8 +143,8 @@ def _packets(
     packets: Any = container.demux(film)
     try:
         yield from packets
-    except av.FFmpegError:
-        # A recording that broke off: what came before it is as good as ever.
+    except (av.FFmpegError, OSError):
+        # A recording that broke off, or a disk that cannot be read there: what came before it is as good as ever.
         losses.lost += 1
         yield None
 

@@ -16,6 +16,9 @@ from fastvid_kernels.eager.products import first_equal, inner_products
 
 # Elements of a block of tokens, and of its similarities to all anchors: both fit in a CPU's cache.
 _BLOCK_ELEMENTS = 2**22
+# Where a block is a copy in another dtype, it takes memory: a sixteenth of its segment's frames at most, or one frame.
+_COPIED_SHARE = 16
+_ANCHORS_AT_ONCE = 256
 # Relative difference of similarities that rounding of a float32 sum over channels may turn round.
 _FLOAT32_TIE = 2.0**-18
 # Room for the sum of as many tokens as a tensor can hold.
@@ -59,17 +62,15 @@ def merge_tokens(
         The merged anchors `[C, D]` in float32 (float64 for float64 tokens), and bool `[C]`, which of them are
         something else than the anchor's own bits.
     """
-    n = tokens.shape[1]
-    anchor_tokens = tokens[anchors // n, anchors % n].to(torch.promote_types(tokens.dtype, torch.float32))
-    sums, counts = _sum_joined(tokens, salient, kept, anchor_tokens, plan, joined=joined)
+    sums, counts = _sum_joined(tokens, salient, kept, anchors, plan, joined=joined)
     weight, mean_share = anchor_weights(counts, beta, sums.dtype)
-    merged = sums.mul_(mean_share).addcmul_(weight, anchor_tokens)
+    merged = _add_anchors(sums.mul_(mean_share), weight, tokens, anchors)
     # A sum is finite only if all its terms are, and costs a third of looking at each.
     if not math.isfinite(merged.sum().item()):
         # Finite tokens can have a sum that is not: add them up again, scaled far from the largest number.
         limit = torch.finfo(tokens.dtype).max * _HEADROOM
-        sums, _ = _sum_joined(tokens, salient, kept, anchor_tokens, plan, scale=_HEADROOM)
-        scaled = sums.mul_(mean_share).addcmul_(weight, anchor_tokens * _HEADROOM)
+        sums, _ = _sum_joined(tokens, salient, kept, anchors, plan, scale=_HEADROOM)
+        scaled = _add_anchors(sums.mul_(mean_share), weight, tokens, anchors, scale=_HEADROOM)
         bounded = torch.where(scaled.isfinite(), scaled.clamp(-limit, limit), scaled) / _HEADROOM
         merged = torch.where(merged.isfinite(), merged, bounded)
     return merged, weight[:, 0] < 1
@@ -79,21 +80,23 @@ def _sum_joined(
     tokens: Tensor,
     salient: Tensor,
     kept: Tensor,
-    anchor_tokens: Tensor,
+    anchors: Tensor,
     plan: Sequence[Segment],
     scale: float = 1.0,
     joined: list[Joined] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum, times `scale`, and number of the tokens that join each anchor: `[C, D]` and int64 `[C]`."""
-    n = tokens.shape[1]
-    sums = torch.zeros_like(anchor_tokens)
+    n, dim = tokens.shape[1:]
+    dtype = torch.promote_types(tokens.dtype, torch.float32)
+    sums = torch.zeros(len(anchors), dim, dtype=dtype, device=tokens.device)
     counts = torch.zeros(len(sums), dtype=torch.int64, device=sums.device)
     first_slot = 0
     for segment in plan:
         n_slots = sum(segment.n_context)
         slots = slice(first_slot, first_slot + n_slots)
         first_slot += n_slots
-        for frames, block, nearest, pool in nearest_anchors(tokens, salient, kept, anchor_tokens[slots], segment):
+        own_anchors = _rows(tokens, anchors[slots]).to(dtype)
+        for frames, block, nearest, pool in nearest_anchors(tokens, salient, kept, own_anchors, segment):
             token, slot = _sorted_by_slot(nearest, pool)
             block_counts = torch.bincount(slot, minlength=n_slots)
             starts = block_counts.cumsum(0) - block_counts
@@ -101,7 +104,24 @@ def _sum_joined(
             counts[slots] += block_counts
             if joined is not None:
                 joined.append(Joined(token + frames.start * n, slot + slots.start))
+            # Or it would still be there while the next one is made.
+            del block
     return sums, counts
+
+
+def _rows(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Of tokens `[F, N, D]`, those at flat indices."""
+    n = tokens.shape[1]
+    return tokens[indices // n, indices % n]
+
+
+def _add_anchors(sums: Tensor, weight: Tensor, tokens: Tensor, anchors: Tensor, scale: float = 1.0) -> Tensor:
+    """`sums` plus weighted anchors times `scale`, in place; a few at a time, since copies of all take memory."""
+    for first in range(0, len(anchors), _ANCHORS_AT_ONCE):
+        part = slice(first, first + _ANCHORS_AT_ONCE)
+        own = _rows(tokens, anchors[part]).to(sums.dtype)
+        sums[part].addcmul_(weight[part], own if scale == 1 else own * scale)
+    return sums
 
 
 def nearest_anchors(
@@ -128,6 +148,7 @@ def nearest_anchors(
     for frames, block in _blocks(tokens, segment, len(anchor_tokens), anchor_tokens.dtype):
         nearest = _nearest_anchor(block, anchor_tokens, inverse_norms, [*budgets.values()])
         yield frames, block, nearest, _pool(salient, kept, frames, [*budgets])
+        del block
 
 
 def anchor_weights(counts: Tensor, beta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -143,6 +164,8 @@ def _blocks(tokens: Tensor, segment: Segment, n_slots: int, dtype: torch.dtype) 
     """
     n, dim = tokens.shape[1:]
     step = max(1, _BLOCK_ELEMENTS // (n * max(dim, n_slots)))
+    if tokens.dtype != dtype:
+        step = min(step, max(1, (segment.end - segment.start) // _COPIED_SHARE))
     for start in range(segment.start, segment.end, step):
         frames = range(start, min(start + step, segment.end))
         yield frames, tokens[frames.start : frames.stop].reshape(-1, dim).to(dtype)
@@ -174,7 +197,10 @@ def _nearest_anchor(block: Tensor, anchor_tokens: Tensor, inverse_norms: Tensor,
     nearest, tied = _most_similar(_similarity(block, anchor_tokens, inverse_norms), n_context)
     rows = tied.nonzero().squeeze(1)
     if len(rows) > 0 and block.dtype != torch.float64:
-        exact = _similarity(block[rows].double(), anchor_tokens.double(), inverse_norms)
+        tied_tokens = block[rows].double()
+        # An anchor frame at a time: a copy of all anchors would be larger than all else.
+        by_frame = zip(anchor_tokens.split(n_context), inverse_norms.split(n_context), strict=True)
+        exact = torch.cat([_similarity(tied_tokens, own.double(), norms) for own, norms in by_frame], dim=1)
         nearest[:, rows], _ = _most_similar(exact, n_context)
     if len(rows) > 0:
         nearest = _first_twin(anchor_tokens, n_context)[nearest]

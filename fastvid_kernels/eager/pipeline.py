@@ -18,7 +18,7 @@ from fastvid_kernels.eager.products import full_precision
 from fastvid_kernels.eager.salient import salient_mask
 
 # Elements of the distance matrices that exist at once, whatever the length of the video.
-_DISTANCE_ELEMENTS = 2**24
+_DISTANCE_ELEMENTS = 2**19
 
 
 @dataclass
@@ -83,7 +83,7 @@ def prune(
         joined = None if trace is None else trace.joined
         merged, changed = merge_tokens(tokens, choice.salient, kept, anchors, choice.plan, float(config.beta), joined)
         rows = torch.searchsorted(indices, anchors)
-        output[rows[changed]] = merged[changed].to(output.dtype)
+        output[rows[changed]] = merged.to(output.dtype)[changed]
         if trace is not None:
             trace.plan, trace.anchors = choice.plan, anchors
         return output, indices

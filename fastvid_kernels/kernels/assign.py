@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from fastvid_kernels.kernels.gram import product
+from fastvid_kernels.kernels.groups import BLOCK_SLOTS, GROUP, PAIR, WARPS, fewer_from, goes_together
 from fastvid_kernels.kernels.launch import (
     BUDGET_ARGUMENTS,
     OPTIONS,
@@ -17,15 +18,129 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
-from fastvid_kernels.kernels.plan import segment_budget
+from fastvid_kernels.kernels.plan import context_shares
 from fastvid_kernels.kernels.select import FREE, SALIENT
 from fastvid_kernels.kernels.ties import first_of, has_close_rival, settle_ties
 
-_BLOCK_M = 64
+_ROWS = 64
 _LANES = 4
 
 
-@triton.jit(do_not_specialize=[*BUDGET_ARGUMENTS, "row_vectors", "slots_per_frame", "first_ordinal", "ordinals"])
+@triton.jit
+def _join_nearest(
+    x_ptr,
+    state_ptr,
+    anchor_ptr,
+    inverse_norm_ptr,
+    count_ptr,
+    nearest_ptr,
+    start,
+    end,
+    first_token,
+    ordinal,
+    share,
+    rest,
+    stride_t,
+    stride_n,
+    stride_d,
+    N,
+    D,
+    interval,
+    first_ordinal,
+    ordinals,
+    padded,
+    slots_per_frame,
+    ROWS: tl.constexpr,
+    FRAMES: tl.constexpr,
+    BLOCK_SLOTS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+    SETTLES_TIES: tl.constexpr,
+):
+    """What ROWS tokens of a segment join in each of FRAMES anchor frames: one pass over the tokens' channels.
+
+    A row of the product is a token; its columns are BLOCK_SLOTS anchors of each anchor frame. What is decided is
+    decided for each pair of a token and an anchor frame.
+    """
+    tokens = (end - start) * N
+    # Rows beyond the segment read its last token, slots beyond the anchors their frame's first: no mask, and nothing is
+    # stored.
+    row = tl.minimum(first_token + tl.arange(0, ROWS), tokens - 1)
+    x_rows = x_ptr + (start + row // N).to(tl.int64) * stride_t + (row % N).to(tl.int64) * stride_n
+    column = tl.arange(0, FRAMES * BLOCK_SLOTS)
+    column_ordinal = ordinal + column // BLOCK_SLOTS
+    column_frame = end - 1 - column_ordinal * interval
+    column_anchors = share + (column_ordinal < rest).to(tl.int32)
+    # 32 bits hold it: 2**20 frames of at most 1,024 slots.
+    column_slots = column_frame * slots_per_frame
+
+    pair = tl.arange(0, ROWS * FRAMES)
+    best = tl.full([ROWS * FRAMES], float("-inf"), tl.float32)
+    runner_up = best
+    nearest = tl.zeros([ROWS * FRAMES], tl.int32)
+    for first_slot in range(0, share + (ordinal < rest).to(tl.int32), BLOCK_SLOTS):
+        column_slot = first_slot + column % BLOCK_SLOTS
+        exists = column_slot < column_anchors
+        anchor = tl.load(anchor_ptr + (column_slots + column_slot), mask=exists, other=0)
+        y_rows = x_ptr + column_frame.to(tl.int64) * stride_t + anchor.to(tl.int64) * stride_n
+        similarity = tl.zeros([ROWS, FRAMES * BLOCK_SLOTS], tl.float32)
+        for first in range(0, D, BLOCK_D):
+            channel = first + tl.arange(0, BLOCK_D)
+            offset = channel.to(tl.int64) * stride_d
+            inside = channel < D
+            x = tl.load(x_rows[:, None] + offset[None, :], mask=inside[None, :], other=0.0)
+            y = tl.load(y_rows[None, :] + offset[:, None], mask=inside[:, None], other=0.0)
+            similarity = product(x, y, similarity, PRECISION, UPCAST)
+        slot = first_slot + tl.arange(0, BLOCK_SLOTS)
+        frame_ordinal = ordinal + tl.arange(0, FRAMES)
+        frame_slots = (end - 1 - frame_ordinal * interval) * slots_per_frame + first_slot
+        frame_anchors = share + (frame_ordinal < rest).to(tl.int32)
+        inverse_norm = tl.load(
+            inverse_norm_ptr + (frame_slots[:, None] + tl.arange(0, BLOCK_SLOTS)[None, :]),
+            mask=slot[None, :] < frame_anchors[:, None], other=float("nan"),
+        )  # fmt: skip
+        similarity *= tl.reshape(inverse_norm, [FRAMES * BLOCK_SLOTS])[None, :]
+        usable = similarity == similarity
+        similarity = tl.where(usable, similarity, float("-inf"))
+        similarity = tl.reshape(similarity, [ROWS * FRAMES, BLOCK_SLOTS])
+        block_best = tl.max(similarity, axis=1)
+        first_best = first_of(similarity, slot, slots_per_frame)
+        if SETTLES_TIES:
+            others = tl.where(slot[None, :] == first_best[:, None], float("-inf"), similarity)
+            runner_up = tl.maximum(runner_up, tl.maximum(tl.max(others, axis=1), tl.minimum(best, block_best)))
+        # Strictly better: among equals, and where nothing is comparable, the first anchor stands.
+        better = block_best > best
+        nearest = tl.where(better, first_best, nearest)
+        best = tl.where(better, block_best, best)
+
+    token = first_token + pair // FRAMES
+    exists = token < tokens
+    token = tl.minimum(token, tokens - 1)
+    t = start + token // N
+    i = token % N
+    pair_ordinal = ordinal + pair % FRAMES
+    u = end - 1 - pair_ordinal * interval
+    state = tl.load(state_ptr + t.to(tl.int64) * padded + i)
+    joins = exists & tl.where(t == u, state == FREE, state != SALIENT)
+    joins = joins & (share + (pair_ordinal < rest).to(tl.int32) > 0)
+    slots = u * slots_per_frame
+    if SETTLES_TIES:
+        is_tied = has_close_rival(best, runner_up) & joins
+        nearest = settle_ties(
+            nearest, is_tied, pair, first_token, ordinal, x_ptr, anchor_ptr, start, end, share, rest, interval,
+            stride_t, stride_n, stride_d, N, D, slots_per_frame, FRAMES, BLOCK_SLOTS, BLOCK_D,
+        )  # fmt: skip
+    joined = tl.where(joins, nearest, -1)
+    cell = (t.to(tl.int64) * ordinals + pair_ordinal - first_ordinal) * padded
+    tl.store(nearest_ptr + cell + i, joined.to(tl.int16), mask=exists)
+    one = tl.full([ROWS * FRAMES], 1, tl.int32)
+    tl.atomic_add(count_ptr + slots + joined, one, mask=joins, sem="relaxed")
+
+
+@triton.jit(
+    do_not_specialize=[*BUDGET_ARGUMENTS, "row_vectors", "slots_per_frame", "first_ordinal", "ordinals", "tiles"]
+)
 def assign_kernel(
     x_ptr,
     state_ptr,
@@ -45,83 +160,80 @@ def assign_kernel(
     interval,
     first_ordinal,
     ordinals,
+    tiles,
     LANES: tl.constexpr,
     row_vectors,
     slots_per_frame,
-    BLOCK_M: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
+    GROUP_D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
     SETTLES_TIES: tl.constexpr,
 ):
-    """Slot of the most similar anchor, -1 for a token that joins none, for BLOCK_M tokens of a frame.
+    """Slot of the most similar anchor, -1 for a token that joins none, for a tile of a segment's tokens.
 
-    The program goes through every LANES-th of `ordinals` anchor frames of the frame's segment, counted from the last.
+    Each frame has programs for `tiles` tiles, of which its segment, tiled as one, needs no more. A program goes through
+    every LANES-th of its segment's groups of anchor frames, counted from the last, and of those that are left over.
     """
     padded = row_vectors * ROW_VECTOR
-    t = tl.program_id(0)
+    lane = tl.program_id(0) % LANES
+    t = tl.program_id(0) // LANES
     start = tl.load(segment_start_ptr + t)
     end = tl.load(segment_end_ptr + t)
-    i = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    state = tl.load(state_ptr + t.to(tl.int64) * padded + i, mask=i < N, other=SALIENT)
-    # Rows beyond the frame read its last token, slots beyond the anchors its first: no mask, and nothing is stored.
-    frame_ptr = x_ptr + t.to(tl.int64) * stride_t
-    x_rows = frame_ptr + tl.minimum(i, N - 1).to(tl.int64) * stride_n
-    end_ordinal = tl.minimum((end - start + interval - 1) // interval, first_ordinal + ordinals)
-    for ordinal in range(first_ordinal + tl.program_id(2), end_ordinal, LANES):
-        u = end - 1 - ordinal * interval
-        _, n_context, _, _ = segment_budget(u, start, end, N, K, context_millionths, interval)
-        # 32 bits hold it: 2**20 frames of at most 1,024 slots.
-        slots = u * slots_per_frame
-        anchor_frame_ptr = x_ptr + u.to(tl.int64) * stride_t
-        best = tl.full([BLOCK_M], float("-inf"), tl.float32)
-        runner_up = best
-        nearest = tl.zeros([BLOCK_M], tl.int32)
-        for first_slot in range(0, n_context, BLOCK_SLOTS):
-            slot = first_slot + tl.arange(0, BLOCK_SLOTS)
-            exists = slot < n_context
-            anchor = tl.load(anchor_ptr + slots + slot, mask=exists, other=0)
-            anchor_rows = anchor_frame_ptr + anchor.to(tl.int64) * stride_n
-            similarity = tl.zeros([BLOCK_M, BLOCK_SLOTS], tl.float32)
-            for first in range(0, D, BLOCK_D):
-                channel = first + tl.arange(0, BLOCK_D)
-                offset = channel.to(tl.int64) * stride_d
-                inside = channel < D
-                x = tl.load(x_rows[:, None] + offset[None, :], mask=inside[None, :], other=0.0)
-                y = tl.load(anchor_rows[None, :] + offset[:, None], mask=inside[:, None], other=0.0)
-                similarity = product(x, y, similarity, PRECISION, UPCAST)
-            similarity *= tl.load(inverse_norm_ptr + slots + slot, mask=exists, other=0.0)[None, :]
-            usable = exists[None, :] & (similarity == similarity)
-            similarity = tl.where(usable, similarity, float("-inf"))
-            block_best = tl.max(similarity, axis=1)
-            first_best = first_of(similarity, slot, slots_per_frame)
-            if SETTLES_TIES:
-                others = tl.where(slot[None, :] == first_best[:, None], float("-inf"), similarity)
-                runner_up = tl.maximum(runner_up, tl.maximum(tl.max(others, axis=1), tl.minimum(best, block_best)))
-            # Strictly better: among equals, and where nothing is comparable, the first anchor stands.
-            better = block_best > best
-            nearest = tl.where(better, first_best, nearest)
-            best = tl.where(better, block_best, best)
-        barred = tl.where(t == u, state != FREE, state == SALIENT)
-        if SETTLES_TIES:
-            is_tied = has_close_rival(best, runner_up) & (i < N) & ~barred
-            nearest = settle_ties(
-                nearest, is_tied, i, frame_ptr, anchor_frame_ptr, anchor_ptr + slots, n_context, stride_n, stride_d,
-                N, D, BLOCK_SLOTS, BLOCK_D,
+    tile = (t - start) * tiles + tl.program_id(1)
+    tokens = (end - start) * N
+    anchor_frames, share, rest = context_shares(start, end, N, K, context_millionths, interval)
+    ordinals_here = tl.minimum(anchor_frames - first_ordinal, ordinals)
+    groups = ordinals_here // GROUP
+    fewer = fewer_from(share, rest, first_ordinal, BLOCK_SLOTS)
+    if tile * GROUP_ROWS < tokens:
+        for group in range(lane, groups, LANES):
+            if goes_together(group * GROUP, fewer, GROUP):
+                _join_nearest(
+                    x_ptr, state_ptr, anchor_ptr, inverse_norm_ptr, count_ptr, nearest_ptr, start, end,
+                    tile * GROUP_ROWS, first_ordinal + group * GROUP, share, rest, stride_t, stride_n, stride_d, N, D,
+                    interval, first_ordinal, ordinals, padded, slots_per_frame,
+                    GROUP_ROWS, GROUP, BLOCK_SLOTS, GROUP_D, PRECISION, UPCAST, SETTLES_TIES,
+                )  # fmt: skip
+    if tile * ROWS < tokens:
+        grouped = groups * GROUP
+        has_pair = ordinals_here - grouped >= PAIR
+        pairs = (has_pair & goes_together(grouped, fewer, PAIR)).to(tl.int32)
+        # Work goes to the lanes in turn, this to those after the last group's.
+        if (pairs > 0) & (groups % LANES == lane):
+            _join_nearest(
+                x_ptr, state_ptr, anchor_ptr, inverse_norm_ptr, count_ptr, nearest_ptr, start, end,
+                tile * ROWS, first_ordinal + grouped, share, rest, stride_t, stride_n, stride_d, N, D,
+                interval, first_ordinal, ordinals, padded, slots_per_frame,
+                ROWS, PAIR, BLOCK_SLOTS, BLOCK_D, PRECISION, UPCAST, SETTLES_TIES,
             )  # fmt: skip
-        joined = tl.where((n_context > 0) & (i < N), tl.where(barred, -1, nearest), -1)
-        cell = (t.to(tl.int64) * ordinals + ordinal - first_ordinal) * padded
-        tl.store(nearest_ptr + cell + i, joined.to(tl.int16), mask=i < N)
-        one = tl.full([BLOCK_M], 1, tl.int32)
-        tl.atomic_add(count_ptr + slots + joined, one, mask=joined >= 0, sem="relaxed")
+        # One by one: a group that does not go together, if there is one, and what is left over.
+        first_apart = tl.minimum(fewer // GROUP * GROUP, grouped)
+        apart = tl.where((first_apart < grouped) & (fewer % GROUP != 0), GROUP, 0)
+        first_left = grouped + pairs * PAIR
+        alone = apart + ordinals_here - first_left
+        for one in range((lane + LANES - (groups + pairs) % LANES) % LANES, alone, LANES):
+            _join_nearest(
+                x_ptr, state_ptr, anchor_ptr, inverse_norm_ptr, count_ptr, nearest_ptr, start, end,
+                tile * ROWS, first_ordinal + one + tl.where(one < apart, first_apart, first_left - apart),
+                share, rest, stride_t, stride_n, stride_d, N, D,
+                interval, first_ordinal, ordinals, padded, slots_per_frame,
+                ROWS, 1, BLOCK_SLOTS, BLOCK_D, PRECISION, UPCAST, SETTLES_TIES,
+            )  # fmt: skip
 
 
 def assign_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
-    """Grid: frames x tiles of tokens x lanes of anchor frames."""
+    """Grid: lanes of anchor frames within frames, so that what shares tokens runs side by side, x tiles of tokens."""
+    # Three products for one, and ties: float32 leaves fewer registers for the rest.
+    is_single = request.dtype == torch.float32
+    tiles = -(-shapes.tokens_per_frame // _ROWS)
     return Step(
         assign_kernel,
-        grid=(shapes.frames, -(-shapes.tokens_per_frame // _BLOCK_M), _LANES),
+        grid=(shapes.frames * _LANES, tiles),
         arrays={
             "x_ptr": "tokens",
             "state_ptr": "state",
@@ -135,18 +247,23 @@ def assign_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
             "D": shapes.channels,
             "first_ordinal": first_ordinal,
             "ordinals": shapes.ordinals_per_chunk,
+            "tiles": tiles,
             "LANES": _LANES,
             "row_vectors": shapes.row_vectors,
             "slots_per_frame": shapes.slots,
-            "BLOCK_M": _BLOCK_M,
-            "BLOCK_SLOTS": 32,
-            "BLOCK_D": request.depth,
+            "ROWS": _ROWS,
+            "GROUP_ROWS": _ROWS if is_single else 2 * _ROWS,
+            "GROUP": GROUP,
+            "BLOCK_SLOTS": BLOCK_SLOTS,
+            "GROUP_D": request.depth // 2 if is_single else request.depth,
+            "BLOCK_D": request.depth if is_single else 2 * request.depth,
             "num_stages": request.stages,
             # Half precision has lost more in its own rounding than float32 sums lose.
-            "SETTLES_TIES": request.dtype == torch.float32,
+            "SETTLES_TIES": is_single,
             **request.strides,
             **budget_arguments(request, shapes),
             **request.arithmetic,
             **OPTIONS,
+            "num_warps": WARPS,
         },
     )

@@ -9,6 +9,7 @@ import triton.language as tl
 
 from fastvid_kernels.kernels.floats import is_finite
 from fastvid_kernels.kernels.gram import product
+from fastvid_kernels.kernels.groups import BLOCK_SLOTS, GROUP, PAIR, WARPS, fewer_from, goes_together
 from fastvid_kernels.kernels.launch import (
     BUDGET_ARGUMENTS,
     OPTIONS,
@@ -19,8 +20,8 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
-from fastvid_kernels.kernels.plan import segment_budget
-from fastvid_kernels.kernels.select import SALIENT
+from fastvid_kernels.kernels.plan import context_shares, segment_budget
+from fastvid_kernels.kernels.select import FREE, SALIENT
 
 # Room for the sum of as many tokens as a segment can hold.
 HEADROOM = tl.constexpr(2.0**-24)
@@ -32,30 +33,159 @@ def _sum_one_by_one(
     nearest_ptr,
     start,
     end,
-    ordinal,
     ordinals,
     stride_t,
     stride_n,
     N,
     slot,
+    row_cell,
     offset,
     inside,
     padded,
-    BLOCK_SLOTS: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sum of HEADROOM times the tokens that joined each slot: slow, but one token's NaN stays with its own anchor."""
-    total = tl.zeros([BLOCK_SLOTS, BLOCK_D], tl.float32)
+    """Sum of HEADROOM times the tokens that joined each row: slow, but one token's NaN stays with its own anchor."""
+    total = tl.zeros([ROWS, BLOCK_D], tl.float32)
     for frame in range(0, end - start):
         u = (start + frame).to(tl.int64)
-        cell = (u * ordinals + ordinal) * padded
+        cell = u * ordinals * padded
         for i in range(0, N):
-            joined = tl.load(nearest_ptr + cell + i).to(tl.int32)
+            joined = tl.load(nearest_ptr + cell + row_cell + i).to(tl.int32)
             row_ptr = x_ptr + u * stride_t + tl.full([], i, tl.int64) * stride_n
             x = tl.load(row_ptr + offset, mask=inside, other=0.0)
             # A sum, not a product: 0 * NaN would spoil every anchor.
             total = tl.where((slot == joined)[:, None], total + x.to(tl.float32)[None, :] * HEADROOM, total)
     return total
+
+
+@triton.jit
+def _joined(
+    nearest_ptr,
+    state_ptr,
+    first,
+    start,
+    tokens,
+    own_frame,
+    ordinal,
+    ordinals,
+    padded,
+    N,
+    FRAMES: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+):
+    """What tokens of a segment joined in each of FRAMES anchor frames, `[FRAMES, BLOCK_TOKENS]`; who joined any."""
+    token = first + tl.arange(0, BLOCK_TOKENS)
+    t = start + token // N
+    i = token % N
+    cell = (t.to(tl.int64) * ordinals + ordinal) * padded + i
+    frame = tl.arange(0, FRAMES)
+    cells = cell[None, :] + (frame * padded)[:, None]
+    joined = tl.load(nearest_ptr + cells, mask=(token < tokens)[None, :], other=-1)
+    state = tl.load(state_ptr + t.to(tl.int64) * padded + i, mask=token < tokens, other=SALIENT)
+    takes_part = state != SALIENT
+    if FRAMES == 1:
+        takes_part = tl.where(t == own_frame, state == FREE, takes_part)
+    return joined.to(tl.int32), takes_part
+
+
+@triton.jit
+def _merge(
+    x_ptr,
+    output_ptr,
+    state_ptr,
+    anchor_ptr,
+    anchor_row_ptr,
+    count_ptr,
+    nearest_ptr,
+    start,
+    end,
+    ordinal,
+    share,
+    rest,
+    channel,
+    stride_t,
+    stride_n,
+    stride_d,
+    N,
+    D,
+    K,
+    context_millionths,
+    interval,
+    first_ordinal,
+    ordinals,
+    padded,
+    slots_per_frame,
+    beta,
+    largest,
+    FRAMES: tl.constexpr,
+    BLOCK_SLOTS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """Some channels of the merged rows of FRAMES anchor frames: one pass over their segment's tokens.
+
+    A row of the product is an anchor, BLOCK_SLOTS of them in each anchor frame; tokens are summed in the order of the
+    segment, BLOCK_TOKENS at a time.
+    """
+    tokens = (end - start) * N
+    inside = channel < D
+    offset = channel.to(tl.int64) * stride_d
+    own_frame = end - 1 - ordinal * interval
+    row = tl.arange(0, FRAMES * BLOCK_SLOTS)
+    row_ordinal = ordinal + row // BLOCK_SLOTS
+    row_frame = end - 1 - row_ordinal * interval
+    row_anchors = share + (row_ordinal < rest).to(tl.int32)
+    # 32 bits hold it: 2**20 frames of at most 1,024 slots.
+    row_slots = row_frame * slots_per_frame
+    for first_slot in range(0, share + (ordinal < rest).to(tl.int32), BLOCK_SLOTS):
+        block_slot = first_slot + tl.arange(0, BLOCK_SLOTS)
+        total = tl.zeros([FRAMES * BLOCK_SLOTS, BLOCK_D], tl.float32)
+        joined, takes_part = _joined(
+            nearest_ptr, state_ptr, 0, start, tokens, own_frame, ordinal - first_ordinal, ordinals, padded, N,
+            FRAMES, BLOCK_TOKENS,
+        )  # fmt: skip
+        for first in range(0, tokens, BLOCK_TOKENS):
+            token = first + tl.arange(0, BLOCK_TOKENS)
+            x_rows = x_ptr + (start + token // N).to(tl.int64) * stride_t + (token % N).to(tl.int64) * stride_n
+            x = tl.load(x_rows[:, None] + offset[None, :], mask=takes_part[:, None] & inside[None, :], other=0.0)
+            next_joined, takes_part = _joined(
+                nearest_ptr, state_ptr, first + BLOCK_TOKENS, start, tokens, own_frame, ordinal - first_ordinal,
+                ordinals, padded, N, FRAMES, BLOCK_TOKENS,
+            )  # fmt: skip
+            # By way of float32: the interpreter turns a bool into the bits of a bfloat16, not its value.
+            one_hot = (block_slot[None, :, None] == joined[:, None, :]).to(tl.float32).to(x.dtype)
+            one_hot = tl.reshape(one_hot, [FRAMES * BLOCK_SLOTS, BLOCK_TOKENS])
+            total = product(one_hot, x, total, PRECISION, UPCAST)
+            joined = next_joined
+        slot = first_slot + row % BLOCK_SLOTS
+        scale = tl.full([], 1.0, tl.float32)
+        if tl.min(is_finite(total).to(tl.int32)) == 0:
+            # Some token is not finite, or a sum of finite ones is not: add up again, token by token, with room.
+            scale = tl.full([], HEADROOM, tl.float32)
+            total = _sum_one_by_one(
+                x_ptr, nearest_ptr, start, end, ordinals, stride_t, stride_n, N, slot,
+                (row_ordinal - first_ordinal) * padded, offset, inside, padded, FRAMES * BLOCK_SLOTS, BLOCK_D,
+            )  # fmt: skip
+        exists = slot < row_anchors
+        count = tl.load(count_ptr + (row_slots + slot), mask=exists, other=0)
+        weight = tl.maximum(beta, 1.0 / (count + 1).to(tl.float32))[:, None]
+        mean_share = (1.0 - weight) / tl.maximum(count, 1).to(tl.float32)[:, None]
+        anchor = tl.load(anchor_ptr + (row_slots + slot), mask=exists, other=0)
+        mask = (exists & (count > 0))[:, None] & inside[None, :]
+        own_rows = x_ptr + row_frame.to(tl.int64) * stride_t + anchor.to(tl.int64) * stride_n
+        own = tl.load(own_rows[:, None] + offset[None, :], mask=mask, other=0.0).to(tl.float32) * scale
+        merged = weight * own + mean_share * total
+        # Rounding may carry a mean of the largest numbers beyond them.
+        limit = tl.full([], largest, tl.float32) * scale
+        bounded = tl.where(merged > limit, limit, tl.where(merged < -limit, -limit, merged))
+        merged = tl.where(is_finite(own) & is_finite(total), bounded, merged) / scale
+        _, _, _, rows_before = segment_budget(row_frame, start, end, N, K, context_millionths, interval)
+        output_row = rows_before + tl.load(anchor_row_ptr + (row_slots + slot), mask=exists, other=0)
+        output_rows = output_ptr + output_row[:, None] * D + channel[None, :]
+        tl.store(output_rows, merged.to(output_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=[*BUDGET_ARGUMENTS, "row_vectors", "slots_per_frame", "first_ordinal", "ordinals", "T"])
@@ -87,7 +217,9 @@ def emit_kernel(
     row_vectors,
     slots_per_frame,
     BLOCK_ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
+    GROUP_TOKENS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -95,6 +227,7 @@ def emit_kernel(
 ):
     """BLOCK_D channels of all the rows that one frame keeps, if its anchor frame is one of `ordinals`.
 
+    Anchors of anchor frames that go together are merged by the program of the last of these frames, their first.
     The last frames go first: they are still in cache.
     """
     padded = row_vectors * ROW_VECTOR
@@ -102,8 +235,7 @@ def emit_kernel(
     start = tl.load(segment_start_ptr + t)
     end = tl.load(segment_end_ptr + t)
     n_salient, n_context, ordinal, rows_before = segment_budget(t, start, end, N, K, context_millionths, interval)
-    ordinal -= first_ordinal
-    if (ordinal < 0) | (ordinal >= ordinals):
+    if (ordinal < first_ordinal) | (ordinal >= first_ordinal + ordinals):
         return
     beta = tl.full([], beta, tl.float32)
     channel = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -127,44 +259,41 @@ def emit_kernel(
 
     if BETA_IS_ONE:
         return
-    for first_slot in range(0, n_context, BLOCK_SLOTS):
-        slot = first_slot + tl.arange(0, BLOCK_SLOTS)
-        exists = slot < n_context
-        total = tl.zeros([BLOCK_SLOTS, BLOCK_D], tl.float32)
-        for frame in range(0, end - start):
-            u = (start + frame).to(tl.int64)
-            cell = (u * ordinals + ordinal) * padded
-            for first in range(0, N, BLOCK_TOKENS):
-                token = first + tl.arange(0, BLOCK_TOKENS)
-                joined = tl.load(nearest_ptr + cell + token, mask=token < N, other=-1).to(tl.int32)
-                x_rows = x_ptr + u * stride_t + token.to(tl.int64) * stride_n
-                x = tl.load(x_rows[:, None] + offset[None, :], mask=(joined >= 0)[:, None] & inside[None, :], other=0.0)
-                # By way of float32: the interpreter turns a bool into the bits of a bfloat16, not its value.
-                one_hot = (slot[:, None] == joined[None, :]).to(tl.float32).to(x.dtype)
-                total = product(one_hot, x, total, PRECISION, UPCAST)
-        scale = tl.full([], 1.0, tl.float32)
-        if tl.min(is_finite(total).to(tl.int32)) == 0:
-            # Some token is not finite, or a sum of finite ones is not: add up again, token by token, with room.
-            scale = tl.full([], HEADROOM, tl.float32)
-            total = _sum_one_by_one(
-                x_ptr, nearest_ptr, start, end, ordinal, ordinals, stride_t, stride_n, N, slot, offset, inside, padded,
-                BLOCK_SLOTS, BLOCK_D,
+    if n_context == 0:
+        return
+    anchor_frames, share, rest = context_shares(start, end, N, K, context_millionths, interval)
+    ordinals_here = tl.minimum(anchor_frames - first_ordinal, ordinals)
+    grouped = ordinals_here // GROUP * GROUP
+    fewer = fewer_from(share, rest, first_ordinal, BLOCK_SLOTS)
+    own = ordinal - first_ordinal
+    if (own < grouped) & goes_together(own // GROUP * GROUP, fewer, GROUP):
+        if own % GROUP == 0:
+            _merge(
+                x_ptr, output_ptr, state_ptr, anchor_ptr, anchor_row_ptr, count_ptr, nearest_ptr, start, end, ordinal,
+                share, rest, channel, stride_t, stride_n, stride_d, N, D, K, context_millionths, interval,
+                first_ordinal, ordinals, padded, slots_per_frame, beta, largest,
+                GROUP, BLOCK_SLOTS, GROUP_TOKENS, BLOCK_D, PRECISION, UPCAST,
             )  # fmt: skip
-        count = tl.load(count_ptr + slots + slot, mask=exists, other=0)
-        weight = tl.maximum(beta, 1.0 / (count + 1).to(tl.float32))[:, None]
-        mean_share = (1.0 - weight) / tl.maximum(count, 1).to(tl.float32)[:, None]
-        anchor = tl.load(anchor_ptr + slots + slot, mask=exists, other=0).to(tl.int64)
-        mask = (exists & (count > 0))[:, None] & inside[None, :]
-        own = tl.load(frame_ptr + (anchor * stride_n)[:, None] + offset[None, :], mask=mask, other=0.0)
-        own = own.to(tl.float32) * scale
-        merged = weight * own + mean_share * total
-        # Rounding may carry a mean of the largest numbers beyond them.
-        limit = tl.full([], largest, tl.float32) * scale
-        bounded = tl.where(merged > limit, limit, tl.where(merged < -limit, -limit, merged))
-        merged = tl.where(is_finite(own) & is_finite(total), bounded, merged) / scale
-        row = tl.load(anchor_row_ptr + slots + slot, mask=exists, other=0)
-        output_rows = output_ptr + (rows_before + row)[:, None] * D + channel[None, :]
-        tl.store(output_rows, merged.to(output_ptr.dtype.element_ty), mask=mask)
+    elif (
+        (own >= grouped)
+        & (own < grouped + PAIR)
+        & (ordinals_here - grouped >= PAIR)
+        & goes_together(grouped, fewer, PAIR)
+    ):
+        if own == grouped:
+            _merge(
+                x_ptr, output_ptr, state_ptr, anchor_ptr, anchor_row_ptr, count_ptr, nearest_ptr, start, end, ordinal,
+                share, rest, channel, stride_t, stride_n, stride_d, N, D, K, context_millionths, interval,
+                first_ordinal, ordinals, padded, slots_per_frame, beta, largest,
+                PAIR, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
+            )  # fmt: skip
+    else:
+        _merge(
+            x_ptr, output_ptr, state_ptr, anchor_ptr, anchor_row_ptr, count_ptr, nearest_ptr, start, end, ordinal,
+            share, rest, channel, stride_t, stride_n, stride_d, N, D, K, context_millionths, interval,
+            first_ordinal, ordinals, padded, slots_per_frame, beta, largest,
+            1, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
+        )  # fmt: skip
 
 
 def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
@@ -195,7 +324,9 @@ def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
             "row_vectors": shapes.row_vectors,
             "slots_per_frame": shapes.slots,
             "BLOCK_ROWS": 16,
-            "BLOCK_SLOTS": 32,
+            "GROUP": GROUP,
+            "BLOCK_SLOTS": BLOCK_SLOTS,
+            "GROUP_TOKENS": 16 if request.dtype == torch.float32 else 64,
             "BLOCK_TOKENS": 32,
             "BLOCK_D": block_d,
             "num_stages": request.stages,
@@ -203,5 +334,6 @@ def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
             **budget_arguments(request, shapes),
             **request.arithmetic,
             **OPTIONS,
+            "num_warps": WARPS,
         },
     )

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.kernels.groups import GROUP
 from fastvid_kernels.kernels.limits import FRAME_TILES
 
 _ALIGNMENT = 16
@@ -24,6 +25,9 @@ _GRAM_SHARE = 8
 # What tokens join is kept for so many of a segment's anchor frames at once as fit a fraction of the tokens, or this.
 _NEAREST_SHARE = 8
 _NEAREST_BYTES = 1 << 26
+# From this size on it lies where the Gram matrices were, of which nothing is needed by then. Smaller ones lie apart, so
+# that all the scratch of a finished call can be looked into.
+_OVERLAID_BYTES = 1 << 20
 # How every kernel is compiled. Products and sums are never fused: what is written is what is computed, whatever a
 # compiler's default is (on in Triton 3.6, and Triton 3.10 turns it round).
 OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
@@ -162,7 +166,9 @@ def plan_shapes(request: Request) -> Shapes:
         # Chunks of a backward pass in half precision keep halves of all sums, as large as the tokens: not for less.
         has_low = request.is_backward and request.dtype.itemsize < 4
         if not (has_low and ordinals * ordinal_bytes <= token_bytes + nearest_bytes):
-            ordinals_per_chunk = min(ordinals, max(1, nearest_bytes // ordinal_bytes))
+            # Whole groups: which anchor frames go together may not depend on chunks.
+            groups = max(1, nearest_bytes // ordinal_bytes // GROUP)
+            ordinals_per_chunk = min(ordinals, groups * GROUP)
     return Shapes(
         frames=frames,
         tokens_per_frame=n,
@@ -210,23 +216,23 @@ def lay_out(request: Request, shapes: Shapes) -> tuple[dict[str, Array], int]:
     }
     # Without anchors nobody reads these; they are of the same type, so that kernels are the same.
     anchor_frames = frames if shapes.has_anchors else 0
+    wanted |= {"s": (torch.float32, (anchor_frames, padded)), "key": (torch.int32, (anchor_frames, padded))}
     if "gram" not in lies_in_output(request, shapes):
         matrices = shapes.frames_per_chunk if shapes.has_anchors else 0
         wanted["gram"] = (torch.float32, (matrices, shapes.gram_splits, padded, padded))
-    wanted |= {
-        "s": (torch.float32, (anchor_frames, padded)),
-        "key": (torch.int32, (anchor_frames, padded)),
-        "nearest": (torch.int16, (anchor_frames, shapes.ordinals_per_chunk, padded)),
-    }
+    wanted["nearest"] = (torch.int16, (anchor_frames, shapes.ordinals_per_chunk, padded))
     if request.is_backward:
         # Where terms come in several launches, sums so far wait in the output: all bits of float32, or the upper half.
         waits = shapes.ordinals > shapes.ordinals_per_chunk and request.dtype.itemsize < 4
         wanted["low"] = (torch.int16, (frames * shapes.tokens_per_frame if waits else 0, shapes.channels))
-    arrays = {}
+    arrays: dict[str, Array] = {}
     end = 0
     for name, (dtype, shape) in wanted.items():
-        arrays[name] = Array(dtype, shape, end)
-        end += _round_up(arrays[name].size, _ALIGNMENT)
+        offset = end
+        if name == "nearest" and "gram" in arrays and Array(dtype, shape, 0).size >= _OVERLAID_BYTES:
+            offset = arrays["gram"].offset
+        arrays[name] = Array(dtype, shape, offset)
+        end = max(end, offset + _round_up(arrays[name].size, _ALIGNMENT))
     return arrays, end
 
 

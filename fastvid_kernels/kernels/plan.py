@@ -20,32 +20,50 @@ _LARGEST = tl.constexpr((1 << 63) - 1)
 
 
 @triton.jit
+def _context(length, N, K, CONTEXT_MILLIONTHS, INTERVAL):
+    """Of a segment of so many frames: (context tokens, anchor frames)."""
+    anchor_frames = (length + INTERVAL - 1) // INTERVAL
+    # 2**20 frames of 1,024 tokens have 32-bit numbers; only millionths of them have not.
+    context = (length.to(tl.int64) * K * CONTEXT_MILLIONTHS // 1000000).to(tl.int32)
+    return tl.minimum(context, anchor_frames * (N - K)), anchor_frames
+
+
+@triton.jit
+def context_shares(start, end, N, K, CONTEXT_MILLIONTHS, INTERVAL):
+    """Of the segment [start, end): (anchor frames, share, rest).
+
+    Each anchor frame has `share` anchors, and the last `rest` of them one more.
+    """
+    context, anchor_frames = _context(end - start, N, K, CONTEXT_MILLIONTHS, INTERVAL)
+    return anchor_frames, context // anchor_frames, context % anchor_frames
+
+
+@triton.jit
 def segment_budget(frame, start, end, N, K, CONTEXT_MILLIONTHS, INTERVAL):
     """What a frame of the segment [start, end) keeps: (n_salient, n_context, anchor ordinal, rows before it).
 
-    The ordinal counts anchor frames from the segment's last; rows are counted from the first output row of all.
+    The ordinal counts anchor frames from the segment's last; rows are counted from the first output row of all, int64.
     """
-    length = (end - start).to(tl.int64)
-    position = (frame - start).to(tl.int64)
-    kept = length * K
-    anchor_frames = (length + INTERVAL - 1) // INTERVAL
-    context = tl.minimum(kept * CONTEXT_MILLIONTHS // 1000000, anchor_frames * (N - K))
-    salient = kept - context
+    length = end - start
+    position = frame - start
+    context, anchor_frames = _context(length, N, K, CONTEXT_MILLIONTHS, INTERVAL)
+    salient = length * K - context
 
     salient_share, salient_rest = salient // length, salient % length
-    n_salient = salient_share + (position < salient_rest).to(tl.int64)
-    salient_before = position * salient_share + tl.minimum(position, salient_rest)
+    n_salient = salient_share + (position < salient_rest).to(tl.int32)
+    salient_before = position.to(tl.int64) * salient_share + tl.minimum(position, salient_rest)
 
     context_share, context_rest = context // anchor_frames, context % anchor_frames
     to_last = length - 1 - position
     ordinal = to_last // INTERVAL
     is_anchor_frame = to_last % INTERVAL == 0
-    n_context = tl.where(is_anchor_frame, context_share + (ordinal < context_rest).to(tl.int64), 0)
+    n_context = tl.where(is_anchor_frame, context_share + (ordinal < context_rest).to(tl.int32), 0)
     # Earlier anchor frames are those of a higher ordinal; a frame between two stands before the next one's ordinal.
     first_before = ordinal + 1
-    context_before = (anchor_frames - first_before) * context_share + tl.maximum(context_rest - first_before, 0)
+    further = (anchor_frames - first_before).to(tl.int64)
+    context_before = further * context_share + tl.maximum(context_rest - first_before, 0)
     rows_before = start.to(tl.int64) * K + salient_before + context_before
-    return n_salient.to(tl.int32), n_context.to(tl.int32), ordinal.to(tl.int32), rows_before
+    return n_salient, n_context, ordinal, rows_before
 
 
 @triton.jit

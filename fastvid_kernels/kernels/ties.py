@@ -28,30 +28,43 @@ def has_close_rival(best, runner_up):
 def settle_ties(
     nearest,
     is_tied,
-    token,
-    frame_ptr,
-    anchor_frame_ptr,
+    pair,
+    first_token,
+    first_ordinal,
+    x_ptr,
     anchor_ptr,
-    n_context,
+    start,
+    end,
+    share,
+    rest,
+    interval,
+    stride_t,
     stride_n,
     stride_d,
     N,
     D,
+    slots_per_frame,
+    FRAMES: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """`nearest`, with the slot by float64 for the tokens that are tied: one at a time, since they are few.
+    """`nearest`, with the slot by float64 for the pairs that are tied: one at a time, since they are few.
 
-    However many they are, each costs no more than one pass over the anchors.
+    A pair is a token of the segment and one of FRAMES anchor frames. However many they are, each costs no more than one
+    pass over the anchors.
     """
     for _ in range(0, tl.sum(is_tied.to(tl.int32), axis=0)):
-        first = tl.min(tl.where(is_tied, token, N), axis=0)
-        is_tied = is_tied & (token != first)
-        token_ptr = frame_ptr + first.to(tl.int64) * stride_n
+        first = tl.min(tl.where(is_tied, pair, pair.shape[0]), axis=0)
+        is_tied = is_tied & (pair != first)
+        token = first_token + first // FRAMES
+        token_ptr = x_ptr + (start + token // N).to(tl.int64) * stride_t + (token % N).to(tl.int64) * stride_n
+        ordinal = first_ordinal + first % FRAMES
+        u = end - 1 - ordinal * interval
         slot = _most_similar(
-            token_ptr, anchor_frame_ptr, anchor_ptr, n_context, stride_n, stride_d, D, BLOCK_SLOTS, BLOCK_D
-        )
-        nearest = tl.where(token == first, slot, nearest)
+            token_ptr, x_ptr + u.to(tl.int64) * stride_t, anchor_ptr + u * slots_per_frame,
+            share + (ordinal < rest).to(tl.int32), stride_n, stride_d, D, BLOCK_SLOTS, BLOCK_D,
+        )  # fmt: skip
+        nearest = tl.where(pair == first, slot, nearest)
     return nearest
 
 

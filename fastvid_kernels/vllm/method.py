@@ -13,6 +13,7 @@ from fastvid_kernels.vllm.settings import METHOD
 MODELS = {
     "LlavaOnevisionForConditionalGeneration": "llava_onevision",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+    "Qwen3VLForConditionalGeneration": "qwen3_vl",
 }
 """By architecture: the module with a class of the same name."""
 

@@ -75,6 +75,29 @@ def in_grid(frames: int, rows: int, columns: int, per_frame: float = 1.0) -> Ten
     return torch.stack([axis.flatten() for axis in grid])
 
 
+def between_timestamps(texts: Sequence[int], rows: int, columns: int, kept: Tensor) -> Tensor:
+    """Relative positions of a video whose frames stand between words, int64 `[3, length]`.
+
+    Args:
+        texts: for each frame, tokens of text before it; after each there is one more.
+        rows: of tokens in a frame.
+        columns: in a row.
+        kept: int64 `[kept]`, ascending: `frame * rows * columns + place` of the kept tokens.
+    """
+    parts: list[Tensor] = []
+    at = 0
+    frames = torch.div(kept, rows * columns, rounding_mode="floor")
+    grid = in_grid(1, rows, columns)
+    for frame, text in enumerate(texts):
+        parts.append(torch.arange(at, at + text).expand(3, -1))
+        at += text
+        parts.append(grid[:, kept[frames == frame] % (rows * columns)] + at)
+        at += max(rows, columns)
+        parts.append(torch.full((3, 1), at))
+        at += 1
+    return torch.cat(parts, dim=1)
+
+
 def with_positions(rows: Tensor, positions: Tensor, lead: int = 0) -> Tensor:
     """A video's rows with what `place` needs.
 

@@ -15,6 +15,7 @@ from fastvid_kernels.vllm.model import PrunedQwen, image_item
 from fastvid_kernels.vllm.placement import Item, in_grid, with_positions
 from fastvid_kernels.vllm.processing import PrunedProcessor, kept_of_grid, resized
 from fastvid_kernels.vllm.settings import METHOD, Serving
+from fastvid_kernels.vllm.startup import serving_of
 
 
 class Processor(PrunedProcessor, upstream.Qwen2_5_VLMultiModalProcessor):
@@ -43,9 +44,19 @@ class Processor(PrunedProcessor, upstream.Qwen2_5_VLMultiModalProcessor):
         return [resized(one, count, config.video_token_id) if one.modality == "video" else one for one in updates]
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    Processor, info=upstream.Qwen2_5_VLProcessingInfo, dummy_inputs=upstream.Qwen2_5_VLDummyInputsBuilder
-)
+class DummyInputs(upstream.Qwen2_5_VLDummyInputsBuilder):
+    """What vLLM warms up with: each video must be followed by text there too."""
+
+    def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
+        """Images and videos one after another."""
+        text: str = super().get_dummy_text(mm_counts)
+        if serving_of(self.info.ctx.model_config) is None:
+            return text
+        video = self.info.get_hf_processor().video_token
+        return text.replace(video, f"{video}.")
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=upstream.Qwen2_5_VLProcessingInfo, dummy_inputs=DummyInputs)
 class Qwen2_5_VLForConditionalGeneration(PrunedQwen, upstream.Qwen2_5_VLForConditionalGeneration):
     """vLLM's model, whose videos are pruned if that was asked for."""
 

@@ -121,6 +121,7 @@ class QwenConfig(_Config):
 CONFIGS = {
     "LlavaOnevisionForConditionalGeneration": LlavaOnevisionConfig,
     "Qwen2_5_VLForConditionalGeneration": QwenConfig,
+    "Qwen3VLForConditionalGeneration": QwenConfig,
 }
 
 

@@ -43,11 +43,15 @@ TEXT = {
 
 
 def llava_onevision(
-    seed: int = 0, dtype: torch.dtype = torch.float32, attention: str = "sdpa", text: dict[str, Any] = TEXT
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+    text: dict[str, Any] = TEXT,
+    vision: dict[str, Any] = VISION,
 ) -> Any:
     """`LlavaOnevisionForConditionalGeneration`, its weights spread wide enough that attention is no mean."""
     config = transformers.LlavaOnevisionConfig(
-        vision_config=VISION | {"vision_use_head": False},
+        vision_config=vision | {"vision_use_head": False},
         text_config=text,
         image_token_index=IMAGE,
         video_token_index=VIDEO,

@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -64,6 +65,31 @@ def test_a_batch_is_its_videos(make: Any) -> None:
         torch.testing.assert_close(tokens[rows], own)
 
 
+def test_matrix_products_are_those_of_the_eager_backend() -> None:
+    case = Case(12, 36, channels=32)
+    (inputs,) = inputs_of(case, 1)
+    expected = arms.eager(case)(inputs)
+    calls: list[tuple[torch.Size, torch.Size]] = []
+    real = arms.products.inner_products
+
+    def count(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        calls.append((x.shape, y.shape))
+        return real(x, y)
+
+    with (
+        mock.patch.object(arms.products, "inner_products", count),
+        mock.patch.object(arms.merge, "inner_products", count),
+    ):
+        arms.eager(case)(inputs)
+        whole = calls.copy()
+        run = arms.matrix_products(case)
+        run(inputs)
+        calls.clear()
+        again = run(inputs)
+    assert calls == whole
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again, expected, strict=True))
+
+
 def test_a_wrong_result_is_not_timed() -> None:
     case = Case(12, 36, channels=32)
     (inputs,) = inputs_of(case, 1)
@@ -86,6 +112,7 @@ def record(case: Case, arm: str, milliseconds: float, stage: str | None = None) 
 def test_report(tmp_path: Path, capsys: Any) -> None:
     one, long = Case(*ONEVISION), LONG[1]
     records = [record(one, arms.EAGER, 30.0), record(one, arms.LLAVA_VIDEO_FORM, 60.0), record(long, arms.EAGER, 900.0)]
+    records.append(record(one, arms.PRODUCTS, 20.0))
     records += [record(one, arms.EAGER, 20.0, "merge"), record(one, arms.EAGER, 10.0, "density peaks")]
     raw = tmp_path / "raw.json"
     raw.write_text(json.dumps({"machine_info": {"cpu": "an abacus"}, "benchmarks": records}))
@@ -95,6 +122,7 @@ def test_report(tmp_path: Path, capsys: Any) -> None:
     row = next(line for line in (tmp_path / "out.txt").read_text().splitlines() if arms.LLAVA_VIDEO_FORM in line)
     assert "60.000" in row
     assert "2.00" in row
+    assert "3.00" in row, "times its matrix products"
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert rows[0]["gigabytes_per_second"] == pytest.approx(one.least_bytes / 0.030 / 1e9)
     assert rows[0]["share_of_copy_rate"] == pytest.approx(one.least_bytes / 0.030 / 1e10)
@@ -127,5 +155,11 @@ def test_rehearsal(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert bench_report.main([str(raw), "--output", str(tmp_path / "out")]) == 0
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
-    assert {row["arm"] for row in rows} == {arms.EAGER, arms.COMPILED, arms.LLAVA_VIDEO_FORM, arms.ONEVISION_FORM}
+    assert {row["arm"] for row in rows} == {
+        arms.EAGER,
+        arms.PRODUCTS,
+        arms.COMPILED,
+        arms.LLAVA_VIDEO_FORM,
+        arms.ONEVISION_FORM,
+    }
     assert len([row for row in rows if row["stage"]]) == 4

@@ -8,11 +8,17 @@ model leaves out, tables of a few bytes a token, is less than a twentieth of a c
 from __future__ import annotations
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
 from benchmarks import counts
 from benchmarks.counts import StageCount, count_call
+from benchmarks.videos import preset_video
+from fastvid_kernels import PruneConfig
+from fastvid_kernels.kernels import pipeline
+from tests.emulator import Emulator, Options, TensorCores
+from tests.emulator.guarded import emulated_calls
 from tests.emulator.lane import can_emulate
 
 pytestmark = pytest.mark.skipif(not can_emulate(), reason="needs g++, and kernels that are compiled")
@@ -22,6 +28,7 @@ CASES = [
     pytest.param("sm_80", 8, 6, id="sm_80, many segments"),
     pytest.param("sm_80", 8, 1, id="sm_80, one segment"),
     pytest.param("sm_90", 8, 1, id="sm_90, one segment"),
+    pytest.param("sm_80", 20, 1, id="sm_80, a group of anchor frames and one"),
 ]
 
 
@@ -50,8 +57,37 @@ def test_the_model_is_of_the_code_that_ships(target: str, frames: int, segments:
 def test_a_model_of_other_code_is_noticed() -> None:
     """Of a video cut otherwise: its numbers are not those of this run."""
     here, elsewhere = counted("sm_80", 8, 1), counted("sm_80", 8, 6)
-    assert here["emit"].asked_bytes > 1.2 * elsewhere["emit"].asked_bytes
-    assert here["emit"].work.requested_bytes > 1.2 * elsewhere["emit"].work.requested_bytes
+    assert here["gram"].asked_bytes * 1.2 < elsewhere["gram"].asked_bytes
+    assert here["gram"].work.requested_bytes * 1.2 < elsewhere["gram"].work.requested_bytes
+    assert here["emit"].flops > 1.2 * elsewhere["emit"].flops
+    assert here["emit"].work.matrix_flops > 1.2 * elsewhere["emit"].work.matrix_flops
+
+
+def long_segment(anchor_frames_a_launch: int | None) -> dict[str, tuple[int, int]]:
+    """Bytes that `assign` and `emit` load, and their operations, for 32 frames in one segment: eight anchor frames."""
+    video = preset_video("one static shot", 32, 196, 128, seed=0, dtype=torch.bfloat16)
+    emulator = Emulator(80, Options(TensorCores.AMPERE, races=False))
+    with emulated_calls(emulator):
+        config = PruneConfig(min_segments=1)
+        call = pipeline.prepare(*video, None, config, ordinals_per_chunk=anchor_frames_a_launch)
+        pipeline.launch(call)
+    assert not emulator.findings
+    loaded = {"assign": 0, "emit": 0}
+    flops = dict(loaded)
+    for run in emulator.runs:
+        stage = run.kernel.removesuffix("_kernel")
+        if stage in loaded:
+            loaded[stage] += sum(one.loaded_bytes for one in run.traffic.values())
+            flops[stage] += 2 * run.totals.multiply_adds
+    return {stage: (loaded[stage], flops[stage]) for stage in loaded}
+
+
+def test_four_anchor_frames_share_what_is_read() -> None:
+    """Launches of one anchor frame each have no other to share with; products are as many, but for the last tile."""
+    together, apart = long_segment(None), long_segment(1)
+    for stage in together:
+        assert apart[stage][0] > 2.5 * together[stage][0], stage
+        assert together[stage][1] <= 1.01 * apart[stage][1], stage
 
 
 def test_the_table_has_a_row_for_each_stage() -> None:

@@ -29,7 +29,7 @@ def test_llava_video_form_reproduces_the_published_outputs(name):
     torch.testing.assert_close(tokens, case.expected_tokens, rtol=0, atol=1e-5)
 
 
-# Percent of the golden indices that the OneVision form keeps too, as the README quotes it.
+# Percent of the golden indices that the OneVision form keeps too, as docs/method.md quotes them.
 ONEVISION_OVERLAP = {
     "onevision_r10": 96.9,
     "llava_video_r10": 97.4,

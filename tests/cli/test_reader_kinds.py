@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
+from fastvid_kernels.cli import reader
 from fastvid_kernels.cli.errors import CommandError
 from fastvid_kernels.cli.reader import Orientation
 from fastvid_kernels.cli.video import sample_video
@@ -79,6 +83,96 @@ def test_a_variable_frame_rate(tmp_path: Path) -> None:
 def test_times_that_begin_late_count_from_the_first_frame(tmp_path: Path) -> None:
     path = write(tmp_path / "clip.mkv", "ffv1", "bgr0", times=[75 + number for number in range(6)])
     assert sample_video(path, 32).times == pytest.approx([number / 25 for number in range(6)], abs=1e-3)
+
+
+@pytest.mark.parametrize("container", ["mkv", "avi", "nut"])
+def test_negative_times(tmp_path: Path, container: str) -> None:
+    path = write(tmp_path / f"clip.{container}", "ffv1", "bgr0", times=[-3, -2, -1, 0, 1, 2])
+    check_greys(path)
+    assert sample_video(path, 32).times == pytest.approx([number / 25 for number in range(6)], abs=1e-3)
+
+
+def edited(path: Path, first: int) -> Path:
+    """A copy of an mp4 film of 25 frames a second whose edit list begins at another frame (ISO/IEC 14496-12, 8.6.6)."""
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"elst") + 12
+    duration, media_time = struct.unpack_from(">Ii", content, entry)
+    # The film's own clock counts in 1000ths of a second, that of its pictures in 12800ths.
+    struct.pack_into(">Ii", content, entry, duration - 40 * first, media_time + 512 * first)
+    edited = path.with_stem(f"from_{first}")
+    edited.write_bytes(content)
+    return edited
+
+
+@pytest.mark.parametrize("first", [1, 3, 5])
+def test_an_edit_list_that_begins_between_key_frames(tmp_path: Path, first: int) -> None:
+    """What the pictures that are shown build on is decoded, and neither shown nor called lost."""
+    path = tmp_path / "clip.mp4"
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 128, (64, 96, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = 64, 96, "yuv420p", 12
+        for number in range(10):
+            picture = np.roll(pictures, number, 1) + np.uint8(12 * number)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    whole, part = sample_video(path, 32), sample_video(edited(path, first), 32)
+    assert (part.num_source_frames, part.lost) == (10 - first, 0)
+    np.testing.assert_array_equal(part.frames, whole.frames[first:])
+
+
+@pytest.mark.parametrize("first", [1, 4])
+def test_an_edit_list_that_begins_at_a_key_frame(tmp_path: Path, first: int) -> None:
+    path = write(tmp_path / "clip.mp4", "mpeg4", "yuv420p")
+    check_greys(edited(path, first), GREYS[first:], atol=6)
+
+
+@pytest.mark.parametrize("bottom_up", [False, True])
+def test_an_avi_whose_rows_begin_at_the_bottom(tmp_path: Path, bottom_up: bool) -> None:
+    """A height above 0 in its BITMAPINFOHEADER says so; FFmpeg writes one below 0."""
+    path = tmp_path / "clip.avi"
+    picture = np.zeros((8, 12, 3), np.uint8)
+    picture[:3] = 200
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 8, 12, "bgr24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    height = content.index(b"strf") + 16
+    assert struct.unpack_from("<i", content, height) == (-8,)
+    if bottom_up:
+        struct.pack_into("<i", content, height, 8)
+        path.write_bytes(content)
+    np.testing.assert_array_equal(sample_video(path, 1).frames[0], picture[::-1] if bottom_up else picture)
+
+
+def test_a_disk_with_a_bad_sector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before it is used, and the rest counted as lost."""
+    path = tmp_path / "clip.mov"
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 128, 256, "yuvj420p"
+        for picture in rng.integers(0, 256, (60, 128, 256, 3), np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    whole = sample_video(path, 60)
+    size = path.stat().st_size
+
+    def read(self: Any, length: int = -1) -> bytes:
+        content: bytes = original(self, length)
+        if 0.5 * size < self.tell() < 0.7 * size:
+            raise OSError(errno.EIO, "Input/output error")
+        return content
+
+    original = reader._Nameless.read
+    monkeypatch.setattr(reader._Nameless, "read", read)
+    video = sample_video(path, 60)
+    assert 20 < video.num_source_frames < 45
+    assert video.lost > 0
+    np.testing.assert_array_equal(video.frames[:20], whole.frames[:20])
 
 
 def test_a_stream_without_times_or_a_count(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_however_many_frames_the_scratch_stays_a_share(frames: int) -> None:
     """Not all pairs of a frame and an anchor frame are held at once: further launches take the rest in turn."""
     tokens = meta_tokens(frames, 196, 3584)
     call = prepared(tokens)
-    assert call.workspace.size <= 0.4 * tokens.numel() * tokens.element_size()
+    assert call.workspace.size <= 0.25 * tokens.numel() * tokens.element_size()
     chunks = -(-call.shapes.ordinals // call.shapes.ordinals_per_chunk)
     assert (chunks > 1) == (frames > 1700)
     if frames <= 2**13:
@@ -163,9 +163,11 @@ def _then(launch: Any, extra: Any) -> Any:
     return both
 
 
-@pytest.mark.parametrize(("frames", "tokens_per_frame"), [(32, 196), (64, 169), (1024, 1024)])
-def test_scratch_is_at_most_a_quarter_of_the_tokens(frames: int, tokens_per_frame: int) -> None:
-    tokens = meta_tokens(frames, tokens_per_frame, 3584)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("frames", [32, 64, 128, 200, 300, 512, 1024, 4096, 16384])
+@pytest.mark.parametrize("tokens_per_frame", [169, 196, 1024])
+def test_scratch_is_at_most_a_quarter_of_the_tokens(frames: int, tokens_per_frame: int, dtype: torch.dtype) -> None:
+    tokens = meta_tokens(frames, tokens_per_frame, 3584).to(dtype)
     call = prepared(tokens)
     assert call.workspace.size <= tokens.numel() * tokens.element_size() / 4
 
@@ -188,7 +190,7 @@ def test_no_float_is_added_atomically(target: str) -> None:
         found += atomics(code["ttir"])
         assert not re.search(r"\b(atom|red)\.[\w.:]*\.(f16|f32|f64|bf16|f16x2|bf16x2)\b", code.get("ptx", ""))
         assert not re.search(r"atomic_(pk_)?add_(f|bf)", code.get("amdgcn", ""))
-    assert found == ["add"], "assign counts, with integers"
+    assert set(found) == {"add"}, "assign counts, with integers"
 
 
 def atomics(ttir: str) -> list[str]:

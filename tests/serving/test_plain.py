@@ -14,8 +14,17 @@ from torch import Tensor
 
 from fastvid_kernels import PruneConfig
 from fastvid_kernels.vllm.digits import BASE, DIGITS, from_digits, to_digits
-from fastvid_kernels.vllm.placement import Item, delta, in_grid, place, prompt_positions, with_positions
+from fastvid_kernels.vllm.placement import (
+    Item,
+    between_timestamps,
+    delta,
+    in_grid,
+    place,
+    prompt_positions,
+    with_positions,
+)
 from fastvid_kernels.vllm.settings import Serving, is_supported
+from tests.adapters import qwen_independent, tiny_qwen
 
 VIDEO, WORD = 9, 1
 
@@ -45,7 +54,10 @@ def test_a_grid_counts_frames_rows_and_columns() -> None:
 
 
 class Prompt:
-    """Text and videos: a video of F frames of N tokens, some of which are kept, takes F * N + 1 positions."""
+    """Text and videos: a video of F frames of N tokens, some of which are kept, takes F * N + 1 positions.
+
+    A part is a number of words, or a video: relative positions, how many it takes, and words that it begins with.
+    """
 
     def __init__(self, *parts: Any) -> None:
         self.ids: list[int] = []
@@ -59,12 +71,12 @@ class Prompt:
                 self.expected += range(at, at + part)
                 at += part
                 continue
-            kept, span = part
+            kept, span, *lead = part
             self.items.append(Item(len(self.ids), len(kept), span))
-            self.ids += [VIDEO] * len(kept)
+            self.ids += [WORD] * sum(lead) + [VIDEO] * (len(kept) - sum(lead))
             self.expected += [at + one for one in kept]
             rows = torch.full((len(kept), 4), float(len(self.items))).bfloat16()
-            self.embeddings.append(with_positions(rows, torch.tensor(kept).expand(3, -1)))
+            self.embeddings.append(with_positions(rows, torch.tensor(kept).expand(3, -1), sum(lead)))
             at += span
         self.end = at
 
@@ -75,14 +87,32 @@ PROMPTS = {
     "two videos": Prompt(2, ([1, 4, 6], 7), 3, ([0, 1, 800], 801), 2),
     "adjacent videos": Prompt(2, ([1, 4, 6], 7), ([0, 400], 401), 2),
     "video last": Prompt(3, ([1, 2, 6], 7)),
+    "videos that begin with words": Prompt(2, ([0, 1, 4, 6], 7, 2), ([0, 3, 6], 7, 1), 3),
 }
+
+
+def test_frames_between_words_are_placed_as_by_hand() -> None:
+    """A tenth frame has lost all its tokens."""
+    clip = tiny_qwen.film(1, (10, 4, 6))
+    prompt = tiny_qwen.prompt("qwen3", [5, 6, 7], clip)
+    types = torch.tensor(prompt.types)
+    keep = torch.rand(len(types), generator=torch.Generator().manual_seed(0)) < 0.4
+    video = (types == 2).nonzero()[:, 0]
+    keep[types == 0] = True
+    keep[video[-clip.tokens_per_frame :]] = False
+    expected = qwen_independent.positions(tiny_qwen.KINDS["qwen3"], prompt)[:, keep][:, 3:] - 3
+    # Two words of time, and the mark of a start.
+    found = between_timestamps([3] * 10, 2, 3, keep[video].nonzero()[:, 0])
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_text_is_placed_before_a_video_is_seen(name: str) -> None:
     prompt = PROMPTS[name]
     positions, behind = prompt_positions(len(prompt.ids), prompt.items)
-    words = torch.tensor([one == WORD for one in prompt.ids])
+    words = torch.ones(len(prompt.ids), dtype=torch.bool)
+    for item in prompt.items:
+        words[item.offset : item.offset + item.length] = False
     assert torch.equal(positions[:, words], torch.tensor(prompt.expected)[words].expand(3, -1))
     assert len(prompt.ids) + behind == prompt.end
 

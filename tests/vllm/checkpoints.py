@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,13 @@ CHAT = (
 )
 
 
-def llava(dtype: torch.dtype = torch.float32, **text: Any) -> Any:
-    """The model of `tiny`, with heads as vLLM wants them."""
-    model = tiny.llava_onevision(dtype=dtype, text=LLAVA_TEXT | text)
+def llava(
+    dtype: torch.dtype = torch.float32, text: Mapping[str, Any] | None = None, vision: Mapping[str, Any] | None = None
+) -> Any:
+    """The model of `tiny`, with heads as vLLM wants them, and with changes to its settings."""
+    model = tiny.llava_onevision(
+        dtype=dtype, text=LLAVA_TEXT | dict(text or {}), vision=tiny.VISION | dict(vision or {})
+    )
     with torch.no_grad():
         # No placeholder is ever generated.
         model.lm_head.weight[tiny.VIDEO - 20 :] = 0
@@ -49,9 +54,10 @@ def llava(dtype: torch.dtype = torch.float32, **text: Any) -> Any:
 def qwen(kind: str) -> Any:
     """The model of `tiny_qwen`, likewise; its name there afterwards is `served_kind(kind)`."""
     own = tiny_qwen.KINDS[kind]
+    rope = QWEN_ROPE | ({"mrope_interleaved": True} if kind == "qwen3" else {})
     tiny_qwen.KINDS[served_kind(kind)] = replace(
         own,
-        text=own.text | QWEN_TEXT | {"rope_parameters": QWEN_ROPE},
+        text=own.text | QWEN_TEXT | {"rope_parameters": rope},
         vision=own.vision | {"out_hidden_size": QWEN_TEXT["hidden_size"]},
     )
     return tiny_qwen.model(served_kind(kind))
@@ -98,9 +104,9 @@ def save_llava(model: Any, directory: Path) -> Path:
     return directory
 
 
-def save_siglip(directory: Path) -> Path:
+def save_siglip(directory: Path, **vision: Any) -> Path:
     """The SigLIP whose tower the model has."""
-    tiny.siglip().save_pretrained(directory)
+    tiny.siglip(**vision).save_pretrained(directory)
     return directory
 
 
@@ -119,12 +125,16 @@ def save_qwen(model: Any, kind: str, directory: Path) -> Path:
         "temporal_patch_size": tiny_qwen.FRAMES_A_PATCH,
         # In pixels: nothing is resized.
         "size": {"shortest_edge": 64, "longest_edge": 10**6},
+        # vLLM normalizes videos of Qwen3-VL as the image processor has it.
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
     }
     prefix = tiny_qwen.KINDS[kind].prefix
+    video = transformers.Qwen3VLVideoProcessor if kind == "qwen3" else transformers.Qwen2VLVideoProcessor
     processor = getattr(transformers, f"{prefix}Processor")(
         image_processor=transformers.Qwen2VLImageProcessor(**sizes),
         tokenizer=tokenizer(named),
-        video_processor=transformers.Qwen2VLVideoProcessor(**sizes),
+        video_processor=video(**sizes),
         chat_template=CHAT.replace("{{ video }}", "<|vision_start|><|video_pad|><|vision_end|>"),
     )
     processor.save_pretrained(directory)

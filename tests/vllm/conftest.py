@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
+
+import pytest
+
+from tests.vllm import engine
+from tests.vllm.family import Family
 
 if find_spec("vllm") is None:
     # make test-vllm has it, in an environment of its own.
     collect_ignore_glob = ["test_*.py"]
 
-os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_NO_USAGE_STATS": "1",
-}
+os.environ |= engine.ENVIRONMENT
+
+
+@pytest.fixture(scope="module")
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """By the name in its parameter: "llava", or a kind of Qwen."""
+    # These load transformers.
+    from tests.vllm.llava import Llava
+    from tests.vllm.qwen import Qwen
+
+    directory = tmp_path_factory.mktemp(request.param)
+    return Llava(directory) if request.param == "llava" else Qwen(request.param, directory)
+
+
+@pytest.fixture(scope="module")
+def served(family: Family) -> Iterator[engine.Engine]:
+    """An engine that prunes the family's videos."""
+    with engine.running(family.checkpoint, **family.settings()) as running:
+        yield running

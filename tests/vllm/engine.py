@@ -12,6 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""To be set before vLLM is imported."""
 NEW = 6
 # Two sums in float32 in other orders: 1e-6 was seen. A wrong position gives 1e-2 at least.
 TOLERANCE = 1e-4
@@ -19,11 +27,19 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Request:
-    """Ids with one placeholder for each video or image, and these: frames `[F, H, W, 3]` or `[H, W, 3]`, uint8."""
+    """A prompt, and what its placeholders stand for.
+
+    Attributes:
+        ids: with one placeholder for each video or image.
+        videos: frames `[F, H, W, 3]`, uint8, with what vLLM wants to know of them, if anything.
+        images: `[H, W, 3]`, uint8.
+        text: the same as the ids, to be asked instead.
+    """
 
     ids: list[int]
     videos: tuple[Any, ...] = ()
     images: tuple[Any, ...] = ()
+    text: str | None = None
 
     def for_vllm(self) -> dict[str, Any]:
         data: dict[str, Any] = {}
@@ -31,7 +47,8 @@ class Request:
             data["video"] = list(self.videos)
         if self.images:
             data["image"] = list(self.images)
-        return {"prompt_token_ids": self.ids} | ({"multi_modal_data": data} if data else {})
+        prompt = {"prompt_token_ids": self.ids} if self.text is None else {"prompt": self.text}
+        return prompt | ({"multi_modal_data": data} if data else {})
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,11 @@ class Engine:
 
     def __init__(self, llm: Any) -> None:
         self.llm = llm
+
+    @property
+    def model(self) -> Any:
+        """vLLM's, which runs in this process."""
+        return self.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.get_model()
 
     def answer(self, *requests: Request, new: int = NEW) -> list[Answer]:
         """All at once."""

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.adapters import tiny
-from tests.vllm import checkpoints, engine
-from tests.vllm.test_llava import requests, settings
+from fastvid_kernels.vllm import register
+from tests.vllm import engine
+from tests.vllm.family import Family
+
+EVERY_FAMILY = pytest.mark.parametrize("family", ["llava", "qwen2.5", "qwen3"], indirect=True)
+STRETCHED = {"text_config": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}}
+WITHOUT_PLUGIN = os.environ | {"VLLM_PLUGINS": ""}
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("llava")
-    checkpoints.save_llava(checkpoints.llava(), root / "model")
-    checkpoints.save_siglip(root / "siglip")
-    return root
-
-
+@pytest.mark.parametrize("family", ["llava"], indirect=True)
 @pytest.mark.parametrize(
     ("own", "asked", "message"),
     [
@@ -28,40 +29,63 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"siglip": "nowhere/at/all"}, {}, "nowhere"),
         ({"attention": "cls"}, {}, "attention must be one of"),
         ({"tau": "high"}, {}, "tau"),
+        ({}, {"hf_overrides": STRETCHED}, "rope_type must be 'default' with fastvid, got 'linear'"),
     ],
 )
 def test_what_cannot_work_is_refused_at_start_up(
-    directory: Path, own: dict[str, Any], asked: dict[str, Any], message: str
+    family: Family, own: dict[str, Any], asked: dict[str, Any], message: str
 ) -> None:
     with (
         pytest.raises(Exception, match=message),
-        engine.running(directory / "model", **(settings(directory, **own) | asked)),
+        engine.running(family.checkpoint, **(family.settings(**own) | asked)),
     ):
         pass
 
 
-def test_without_the_method_vllm_is_what_it_was(directory: Path) -> None:
-    """Its own class's answers, to the bit, from the class that stands in front of it."""
-    several = {name: one for name, one in requests().items() if name in ("text", "video", "image", "long")}
-    with engine.running(directory / "model") as plain:
-        # One by one: vLLM itself fails on two videos of different lengths in a batch.
-        ours = [plain.answer(one)[0] for one in several.values()]
-        used = type(plain.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.get_model())
-    assert used.__module__.startswith("fastvid_kernels.vllm")
-    from vllm.model_executor.models import ModelRegistry
+@pytest.mark.parametrize("family", ["qwen2"], indirect=True)
+def test_a_model_of_another_class_is_refused(family: Family) -> None:
+    """vLLM itself would prune nothing, and say nothing."""
+    message = "fastvid is for Llava.*, got Qwen2VLForConditionalGeneration"
+    with pytest.raises(Exception, match=message), engine.running(family.checkpoint, **family.settings()):
+        pass
 
-    ModelRegistry.register_model(
-        "LlavaOnevisionForConditionalGeneration",
-        "vllm.model_executor.models.llava_onevision:LlavaOnevisionForConditionalGeneration",
-    )
-    try:
-        with engine.running(directory / "model") as upstream:
-            theirs = [upstream.answer(one)[0] for one in several.values()]
-    finally:
-        ModelRegistry.register_model(
-            "LlavaOnevisionForConditionalGeneration",
-            "fastvid_kernels.vllm.llava_onevision:LlavaOnevisionForConditionalGeneration",
-        )
+
+def test_with_an_unknown_version_of_vllm_nothing_is_added(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vllm.version.__version__", "0.34.0")
+    monkeypatch.setattr("fastvid_kernels.vllm.method.add_method", pytest.fail)
+    register()
+    assert "fastvid_kernels knows vLLM 0.32 and 0.33, and this is 0.34.0" in caplog.text
+
+
+@EVERY_FAMILY
+def test_without_the_method_vllm_is_what_it_is_without_the_plug_in(family: Family, tmp_path: Path) -> None:
+    """To the bit, though the plug-in's classes stand in front of vLLM's."""
+    # One by one: vLLM itself fails on two videos of different lengths in a batch.
+    several = [one for name, one in family.requests().items() if name in ("text", "video", "image", "long")]
+    with engine.running(family.checkpoint) as plain:
+        ours = [plain.answer(one)[0] for one in several]
+        module = type(plain.model).__module__
+    assert module.startswith("fastvid_kernels.vllm.")
+    requests, answers = tmp_path / "requests", tmp_path / "answers"
+    requests.write_bytes(pickle.dumps(several))
+    program = [sys.executable, "-m", "tests.vllm.without_plugin"]
+    subprocess.run([*program, family.checkpoint, requests, answers], env=WITHOUT_PLUGIN, check=True)
+    module, theirs = pickle.loads(answers.read_bytes())
+    assert module.startswith("vllm.model_executor.models.")
     assert ours == theirs
-    assert len(ours[1].ids) == engine.NEW
-    assert ours[1].prompt == 11 + tiny.FRAMES * tiny.TOKENS_PER_FRAME + 1
+
+
+def test_without_the_plug_in_there_is_no_such_method() -> None:
+    """What vLLM says of any name that it does not know."""
+    program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    asked = ["--video-pruning-rate", "0.9", "--video-pruning-method"]
+    errors = [
+        subprocess.run([*program, *asked, name], env=WITHOUT_PLUGIN, capture_output=True, text=True)
+        for name in ("fastvid", "slowvid")
+    ]
+    assert [one.returncode for one in errors] == [2, 2]
+    first, second = (one.stderr.strip().rpartition("\n")[2] for one in errors)
+    assert "argument --video-pruning-method: invalid choice: 'fastvid'" in first
+    assert first.replace("fastvid", "slowvid") == second

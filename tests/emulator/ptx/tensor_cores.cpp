@@ -227,39 +227,80 @@ Execute make_mma(Operands& operands) {
   };
 }
 
+// Bytes of a row in one swizzled pattern.
+uint32_t pitch_of(uint64_t descriptor) {
+  const int mode = static_cast<int>(descriptor >> 62);
+  return mode == 1 ? 128 : mode == 2 ? 64 : 32;
+}
+
 // 16 bytes of a row of a matrix in shared memory, swizzled as the descriptor says (PTX ISA, "Matrix Descriptor").
 std::optional<uint32_t> swizzled(uint64_t descriptor, int row, int byte) {
   const auto start = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
   const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;  // between groups of eight rows
   const int mode = static_cast<int>(descriptor >> 62), base_offset = descriptor >> 49 & 7;
   if (mode == 0 || base_offset) return {};
-  const uint32_t pitch = mode == 1 ? 128 : mode == 2 ? 64 : 32;
-  const uint32_t address = start + row / 8 * stride + row % 8 * pitch + byte;
+  const uint32_t pitch = pitch_of(descriptor);
+  // Rows longer than a pitch go on in the next pattern of so many bytes; those of an operand along K never are.
+  const auto leading = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) << 4;
+  const uint32_t address = start + row / 8 * stride + row % 8 * pitch + byte / pitch * leading + byte % pitch;
   return address ^ ((address >> 7 & (pitch / 16 - 1)) << 4);
 }
 
+// 16 bytes of a row of a matrix, unless they cannot be had; what a product under way reads is kept, to be compared.
+std::optional<std::array<uint8_t, 16>> fetch(Warp& warp, uint64_t descriptor, int row, int byte, AsyncProduct& product,
+                                             bool& unknown) {
+  const auto address = swizzled(descriptor, row, byte);
+  if (!address) {
+    report("matrix descriptor not understood");
+    return {};
+  }
+  const auto place = locate_shared(warp, *address, 16);
+  if (!place) {
+    unknown = true;
+    return {};
+  }
+  read_all(*place, stamp(warp, 0));
+  unknown |= std::find(place->defined, place->defined + 16, 0) != place->defined + 16;
+  std::array<uint8_t, 16> bytes;
+  std::memcpy(bytes.data(), &warp.block->shared[*address], 16);
+  product.read.emplace_back(*address, bytes);
+  return bytes;
+}
+
+uint32_t element_of(const std::array<uint8_t, 16>& bytes, int element, const Format& format) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, &bytes[element * format.bytes], format.bytes);
+  return bits;
+}
+
+// A vector along K, which is a row in shared memory.
 template <int kVectors>
 void fetch_row(Warp& warp, uint64_t descriptor, int row, int vector, const Format& format, Operand<kVectors>& operand,
                AsyncProduct& product) {
-  Block& block = *warp.block;
+  const int elements = 16 / format.bytes;
   for (int chunk = 0; chunk < 2; ++chunk) {
-    const auto address = swizzled(descriptor, row, 16 * chunk);
-    if (!address) return report("matrix descriptor not understood");
-    const auto place = locate_shared(warp, *address, 16);
-    if (!place) {
-      operand.unknown[vector] = true;
-      continue;
-    }
-    read_all(*place, stamp(warp, 0));
-    operand.unknown[vector] |= std::find(place->defined, place->defined + 16, 0) != place->defined + 16;
-    std::array<uint8_t, 16> bytes;
-    std::memcpy(bytes.data(), &block.shared[*address], 16);
-    product.read.emplace_back(*address, bytes);
-    const int elements = 16 / format.bytes;
-    for (int element = 0; element < elements; ++element) {
-      uint32_t bits = 0;
-      std::memcpy(&bits, &bytes[element * format.bytes], format.bytes);
-      operand.set(chunk * elements + element, vector, bits, format);
+    bool unknown = false;
+    const auto bytes = fetch(warp, descriptor, row, 16 * chunk, product, unknown);
+    operand.unknown[vector] |= unknown;
+    if (!bytes) continue;
+    for (int element = 0; element < elements; ++element)
+      operand.set(chunk * elements + element, vector, element_of(*bytes, element, format), format);
+  }
+}
+
+// All vectors of an operand that is transposed: a row in shared memory holds one element of each.
+template <int kVectors>
+void fetch_transposed(Warp& warp, uint64_t descriptor, int vectors, const Format& format, Operand<kVectors>& operand,
+                      AsyncProduct& product) {
+  const int elements = 16 / format.bytes;
+  for (int row = 0; row < format.depth(); ++row) {
+    for (int first = 0; first < vectors; first += elements) {
+      bool unknown = false;
+      const auto bytes = fetch(warp, descriptor, row, first * format.bytes, product, unknown);
+      for (int element = 0; element < elements; ++element) {
+        operand.unknown[first + element] |= unknown;
+        if (bytes) operand.set(row, first + element, element_of(*bytes, element, format), format);
+      }
     }
   }
 }
@@ -282,8 +323,10 @@ Execute make_wgmma(Operands& operands) {
   const bool always = !is_conditional && operands.number(3);
   if (static_cast<int>(d.size()) != columns / 2 || operands.text(4) != "1" || operands.text(5) != "1")
     operands.unsupported("scale");
-  for (size_t position = 6; position < operands.size(); ++position)
-    if (operands.text(position) != "0") operands.unsupported("transposed operand");
+  // Of A, unless it is in registers, and of B.
+  const size_t transposed = a_in_registers ? 6 : 7;
+  const bool b_is_transposed = operands.size() > transposed && operands.text(transposed) != "0";
+  if (!a_in_registers && operands.size() > 6 && operands.text(6) != "0") operands.unsupported("transposed A");
   return [=](Warp& warp) {
     check_converged(warp);
     count_product(columns, format.depth());
@@ -302,7 +345,8 @@ Execute make_wgmma(Operands& operands) {
         fetch_row(warp, read<uint64_t>(warp, ra[0], 0), warp.index % 4 * kRows + row, row, format, a, product);
     }
     if (undefined<uint64_t>(warp, rb)) report("undefined address");
-    for (int column = 0; column < columns; ++column)
+    if (b_is_transposed) fetch_transposed(warp, read<uint64_t>(warp, rb, 0), columns, format, b, product);
+    for (int column = 0; column < columns && !b_is_transposed; ++column)
       fetch_row(warp, read<uint64_t>(warp, rb, 0), column, column, format, b, product);
 
     const bool accumulates = is_conditional ? warp.predicate[condition] & 1 : always;

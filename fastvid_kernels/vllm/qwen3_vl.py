@@ -1,0 +1,116 @@
+"""Qwen3-VL in vLLM: words between the frames, and DeepStack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.models import qwen3_vl as upstream
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from fastvid_kernels.vllm.model import PrunedQwen, grid_of, image_item
+from fastvid_kernels.vllm.placement import Item, between_timestamps, in_grid, position_channels
+from fastvid_kernels.vllm.processing import PrunedProcessor, kept_of_grid, resized
+from fastvid_kernels.vllm.settings import METHOD
+
+
+class Processor(PrunedProcessor, upstream.Qwen3VLMultiModalProcessor):
+    """Counts the tokens that are left of a video; all its placeholders stand in its first frame."""
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        serving = self.serving
+        if serving is None:
+            return updates  # type: ignore[no-any-return]
+        config = self.info.get_hf_config()
+
+        def count(item: int) -> int:
+            grid = out_mm_kwargs["video"][item]["video_grid_thw"].data
+            return kept_of_grid(serving, grid, config.vision_config.spatial_merge_size)
+
+        return [resized(one, count, config.video_token_id) if one.modality == "video" else one for one in updates]
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Processor, info=upstream.Qwen3VLProcessingInfo, dummy_inputs=upstream.Qwen3VLDummyInputsBuilder
+)
+class Qwen3VLForConditionalGeneration(PrunedQwen, upstream.Qwen3VLForConditionalGeneration):
+    """vLLM's model, whose videos are pruned if that was asked for."""
+
+    supported_video_pruning_methods = ("evs", "vidcom2", METHOD)
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "model") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        config = self.config
+        ids = (config.image_token_id, config.video_token_id)
+        # What DeepStack adds to the first layers stands beside the tokens.
+        if self.prepare_pruning(vllm_config, self.visual_dim + self.multiscale_dim, ids):
+            self.prepare_tower()
+
+    def items(self, features: Sequence[Any]) -> list[Item]:
+        """See `PrunedModel`."""
+        return [self._item(one) for one in features]
+
+    def _item(self, feature: Any) -> Item:
+        frames, rows, columns = grid_of(feature, self.visual.spatial_merge_size)
+        if feature.modality != "video":
+            return image_item(feature, in_grid(frames, rows, columns))
+        assert self.serving is not None
+        length = feature.mm_position.length
+        words = length - frames * self.serving.kept_per_frame(rows * columns)
+        return Item(feature.mm_position.offset, length, words + frames * max(rows, columns))
+
+    def _postprocess_image_embeds_evs(self, image_embeds_split: Any, image_input: Any) -> Any:
+        if self.serving is None:
+            return super()._postprocess_image_embeds_evs(image_embeds_split, image_input)
+        return image_embeds_split
+
+    def _process_video_input(self, video_input: Any) -> Any:
+        run = super()._process_video_input
+        if self.serving is None:
+            return run(video_input)
+        # vLLM gives this to the next method, which knows the videos' words too.
+        return self.pruned_videos(run, video_input, self.visual_dim)
+
+    def _postprocess_video_embeds_evs(self, video_embeds_split: Any, video_input: Any) -> Any:
+        if self.serving is None:
+            return super()._postprocess_video_embeds_evs(video_embeds_split, video_input)
+        return tuple(
+            self._with_words(embeddings, kept, grid, timestamps)
+            for (embeddings, kept), grid, timestamps in zip(
+                video_embeds_split, video_input["video_grid_thw"].tolist(), video_input.timestamps, strict=True
+            )
+        )
+
+    def _with_words(self, embeddings: Tensor, kept: Any, grid: list[int], timestamps: Any) -> Tensor:
+        """A video as it stands in the prompt: the words between its frames, its kept tokens, their positions."""
+        # Merged tokens replace the first layer's; what goes to later layers is selected.
+        rows = torch.cat([kept.tokens, embeddings[kept.indices, self.visual_dim :]], dim=1)
+        n = len(embeddings) // grid[0]
+        per_frame = torch.bincount(kept.indices // n, minlength=grid[0]).tolist()
+        embedded: Tensor = self._create_final_video_embeddings(
+            video_embeddings=rows,
+            num_tokens_per_frame=per_frame,
+            timestamps=timestamps,
+            video_grid_thw=grid,
+            retention_mask=kept.indices,
+        )
+        return embedded
+
+    def _get_expanded_positions(self, **given: Any) -> Any:
+        """vLLM asks for the positions of a video's words and tokens, to be added as channels."""
+        if self.serving is None:
+            return super()._get_expanded_positions(**given)
+        _, rows, columns = given["video_grid_thw"]
+        merge = self.visual.spatial_merge_size
+        # Words of a frame: from the end of the one before to its own start; of the first, from the beginning.
+        starts = given["is_vision_start"].nonzero()[:, 0].tolist()
+        counts = given["num_tokens_per_frame"]
+        ends = [0, *(start + 1 + count + 1 for start, count in zip(starts, counts, strict=True))]
+        texts = [start + 1 - end for start, end in zip(starts, ends, strict=False)]
+        positions = between_timestamps(texts, rows // merge, columns // merge, given["retention_mask"].cpu())
+        return position_channels(positions, lead=texts[0]).to(given["device"], self.visual.dtype)

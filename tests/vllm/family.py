@@ -1,0 +1,59 @@
+"""What the served models share as subjects of tests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from tests.vllm import engine
+from tests.vllm.engine import Answer, Request
+
+BEHIND = 40
+
+
+class Family(ABC):
+    """A model to serve, what it is asked, and what it should answer.
+
+    Attributes:
+        hyperparameters: of pruning, as the oracle takes them.
+        chunk: tokens a step, of which a video takes more than three.
+        model: of transformers.
+        processor: likewise.
+        checkpoint: directory of both.
+    """
+
+    hyperparameters: ClassVar[dict[str, Any]]
+    chunk: ClassVar[int]
+    model: Any
+    processor: Any
+    checkpoint: Path
+
+    @abstractmethod
+    def requests(self) -> dict[str, Request]:
+        """Every kind of prompt. "long" ends with a video and `BEHIND` words."""
+
+    @abstractmethod
+    def short(self, seed: int) -> Request:
+        """A video of a few frames between words."""
+
+    @abstractmethod
+    def expected(self, request: Request, new: int = engine.NEW) -> tuple[list[int], torch.Tensor]:
+        """Greedy ids, and the logits `[new, V]` they were chosen from, of the independent computation."""
+
+    def settings(self, **own: Any) -> dict[str, Any]:
+        """Of an engine that prunes; `own` goes into the additional configuration."""
+        fastvid = {name: value for name, value in self.hyperparameters.items() if name != "retention_ratio"}
+        return {
+            "video_pruning_rate": 1 - self.hyperparameters["retention_ratio"],
+            "video_pruning_method": "fastvid",
+            "additional_config": {"fastvid": fastvid | own},
+        }
+
+    def check(self, request: Request, answer: Answer) -> float:
+        """The answer is as expected: the worst difference of log-probabilities."""
+        worst = answer.worst(*self.expected(request))
+        assert worst <= engine.TOLERANCE
+        return worst

@@ -1,0 +1,27 @@
+"""`VLLM_PLUGINS= python -m tests.vllm.without_plugin CHECKPOINT REQUESTS ANSWERS`: vLLM with no plug-in loaded.
+
+REQUESTS is a pickled list; ANSWERS will have the name of the model's module, and the list of answers, one by one.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pathlib import Path
+
+from tests.vllm import engine
+
+
+def main() -> None:
+    os.environ |= engine.ENVIRONMENT
+    checkpoint, requests, answers = (Path(one) for one in sys.argv[1:])
+    with engine.running(checkpoint) as plain:
+        found = [plain.answer(one)[0] for one in pickle.loads(requests.read_bytes())]
+        module = type(plain.model).__module__
+    assert "fastvid_kernels" not in sys.modules
+    answers.write_bytes(pickle.dumps((module, found)))
+
+
+if __name__ == "__main__":
+    main()
