@@ -165,7 +165,7 @@ def test_a_store_to_shared_memory_moved_by_four_bytes() -> None:
 
 
 def test_shared_memory_beyond_its_end() -> None:
-    found = planted("emit", replaced(r"(ld\.shared\.\S+\s+[^\[]*\[%r\d+)(\+\d+)?\]", r"\1+1048576]", 1))
+    found = planted("emit", replaced(r"(ld\.shared\.\S+\s+[^\[]*\[%r\d+)(\+\d+)?\]", r"\1+1048576]"))
     assert_found(found, "shared memory out of bounds")
 
 
