@@ -119,7 +119,7 @@ test-interpreter: .venv/installed
 	$(INTERPRET) $(BIN)/python -m pytest $(PYTEST_FLAGS) -m "runs_kernels and not slow" tests/kernels
 
 gpu:
-	$(ALL_CORES) PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_whole --output benchmarks/results/gpu
+	$(ALL_CORES) PYTHONPATH=. $(PYTHON) -m benchmarks.gpu.whole --output benchmarks/results/gpu
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -128,15 +128,16 @@ lint: .venv/installed
 
 bench: .venv/installed
 	mkdir -p .benchmarks
-	$(ALL_CORES) $(BIN)/python -m pytest benchmarks/bench_stages.py benchmarks/bench_prune.py -q -o addopts= --budget=1000 --benchmark-quiet \
+	$(ALL_CORES) $(BIN)/python -m pytest benchmarks/measured/bench_stages.py benchmarks/measured/bench_prune.py -q -o addopts= --budget=1000 --benchmark-quiet \
 		--benchmark-json=.benchmarks/raw.json --benchmark-save-data
-	$(BIN)/python -m benchmarks.bench_report .benchmarks/raw.json --output .benchmarks/bench
+	$(BIN)/python -m benchmarks.measured.bench_report .benchmarks/raw.json --output .benchmarks/bench
 
 bench-vllm: .venv-vllm/installed
-	OMP_NUM_THREADS=1 PYTHONPATH=. $(VLLM)/python -m benchmarks.serving
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(VLLM)/python -m benchmarks.in_models.serving
 
 kernel-report: .venv/installed
-	$(BIN)/python -m benchmarks.kernel_report
+	$(BIN)/python -m benchmarks.compiled.report
+	$(BIN)/python -m benchmarks.model.counts --output benchmarks/results/counts.txt
 
 # An environment that has the wheel and nothing of this folder.
 dist: .venv/installed

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from benchmarks import arms
-from benchmarks.agreement import agreement
-from benchmarks.cases import Case, inputs_of
+from benchmarks.compared import arms
+from benchmarks.compared.agreement import agreement
+from benchmarks.inputs.cases import Case, inputs_of
 
 
 def test_agreement_of_two_overlapping_results():

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 import fastvid_kernels
-from benchmarks import arms, bench_prune, bench_report
-from benchmarks.cases import LLAVA_VIDEO, LONG, ONEVISION, RAGGED, TYPICAL, Case, inputs_of
+from benchmarks.compared import arms
+from benchmarks.inputs.cases import LLAVA_VIDEO, LONG, ONEVISION, RAGGED, TYPICAL, Case, inputs_of
+from benchmarks.measured import bench_prune, bench_report
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,8 +146,8 @@ def test_rehearsal(tmp_path: Path) -> None:
         sys.executable,
         "-m",
         "pytest",
-        "benchmarks/bench_stages.py",
-        "benchmarks/bench_prune.py",
+        "benchmarks/measured/bench_stages.py",
+        "benchmarks/measured/bench_prune.py",
         "-o",
         "addopts=",
     ]

@@ -12,9 +12,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from benchmarks import counts
-from benchmarks.counts import StageCount, count_call
-from benchmarks.videos import preset_video
+from benchmarks.inputs.videos import preset_video
+from benchmarks.model import counts
+from benchmarks.model.counts import StageCount, count_call
 from fastvid_kernels import PruneConfig
 from fastvid_kernels.kernels import pipeline
 from tests.emulator import Emulator, Options, TensorCores

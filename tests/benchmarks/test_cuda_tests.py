@@ -1,4 +1,4 @@
-"""`benchmarks.cuda_tests` without a GPU: what counts as success."""
+"""`benchmarks.gpu.cuda_tests` without a GPU: what counts as success."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cuda_tests
-from benchmarks.cuda_tests import Outcome
+from benchmarks.gpu import cuda_tests
+from benchmarks.gpu.cuda_tests import Outcome
 
 
 def test_a_dry_run_collects_them(capsys: Any) -> None:

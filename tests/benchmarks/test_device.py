@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.device import EventTimer
+from benchmarks.measured.device import EventTimer
 
 
 class Event:

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
 
-from benchmarks import host_time
+from benchmarks.measured import host_time
 
 
 def test_parts_are_parts_of_the_whole() -> None:

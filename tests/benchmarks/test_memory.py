@@ -7,8 +7,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from benchmarks import memory
-from benchmarks.videos import preset_video
+from benchmarks.inputs.videos import preset_video
+from benchmarks.measured import memory
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

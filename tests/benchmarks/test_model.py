@@ -13,13 +13,17 @@ import torch
 pytest.importorskip("triton")
 
 import reference
-from benchmarks import arms, bench_report, model
-from benchmarks.cases import Case
-from benchmarks.devices import COPY_SHARE, DEVICES
-from benchmarks.prediction import EAGER, GRAPH, Model, equal_segments, segments_of
-from benchmarks.timing import Spread
-from benchmarks.videos import PRESETS, preset_video
-from benchmarks.work import Access, Scenario, Work
+from benchmarks.compared import arms
+from benchmarks.inputs.cases import Case
+from benchmarks.inputs.videos import PRESETS, preset_video
+from benchmarks.measured import bench_report
+from benchmarks.measured.spread import Spread
+from benchmarks.model.devices import COPY_SHARE, DEVICES
+from benchmarks.model.prediction import EAGER, GRAPH, Model, compare, equal_segments, segments_of
+from benchmarks.model.report import main
+from benchmarks.model.scenario import Scenario
+from benchmarks.model.stages import works
+from benchmarks.model.work import Access, Work
 from fastvid_kernels import PruneConfig, prune
 
 H100 = Model(DEVICES["h100"])
@@ -29,7 +33,7 @@ EVERYTHING = 1e18
 
 
 def by_stage(scenario: Scenario) -> dict[str, Work]:
-    return {work.stage: work for work in scenario.works()}
+    return {work.stage: work for work in works(scenario)}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +141,7 @@ def test_a_gradient_reads_a_row_for_each_of_the_oracles_pairs(oracle_run) -> Non
 def test_with_a_cache_for_everything_memory_moves_the_floor(scenario: Scenario, feature_channels: int | None) -> None:
     """And features, and indices: each token is fetched once, by whichever stage comes first."""
     scenario = replace(scenario, feature_channels=feature_channels)
-    moved = sum(work.memory_bytes(EVERYTHING) for work in scenario.works())
+    moved = sum(work.memory_bytes(EVERYTHING) for work in works(scenario))
     itemsize = scenario.row_bytes // scenario.channels
     features = scenario.frames * (feature_channels or 0) * itemsize
     assert moved == scenario.floor_bytes + features + scenario.frames * scenario.kept * 8
@@ -245,7 +249,7 @@ def test_segments_of_a_kind_of_video(kind: str) -> None:
     ],
 )
 def test_the_command_says_that_it_predicts(options: list[str], capsys) -> None:
-    assert model.main(options) == 0
+    assert main(options) == 0
     printed = capsys.readouterr().out
     assert "PREDICTED for" in printed
     assert "Predictions, not measurements." in printed
@@ -269,7 +273,7 @@ def test_the_names_of_the_kernels_arms() -> None:
 
 def test_a_measurement_stands_beside_its_prediction(tmp_path, capsys) -> None:
     report = gpu_report(gpu="NVIDIA H100 80GB HBM3")
-    rows = model.compare(H100, report)
+    rows = compare(H100, report)
     assert [(row.part, row.measured) for row in rows] == [(EAGER, 200), (GRAPH, 100), ("gram", 20)]
     assert all(row.ratio == row.measured / row.predicted for row in rows)
     scenarios = [
@@ -282,7 +286,7 @@ def test_a_measurement_stands_beside_its_prediction(tmp_path, capsys) -> None:
     assert rows[2].bound == gram[0].bound
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(report))
-    assert model.main(["--measured", str(path)]) == 0
+    assert main(["--measured", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "measured on NVIDIA H100" in printed
     assert "Copy bandwidth 2.50 TB/s (measured)" in printed
@@ -291,5 +295,5 @@ def test_a_measurement_stands_beside_its_prediction(tmp_path, capsys) -> None:
 def test_figures_of_a_cpu_are_no_measurement(tmp_path, capsys) -> None:
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(gpu_report(cpu="an abacus")))
-    assert model.main(["--measured", str(path)]) == 2
+    assert main(["--measured", str(path)]) == 2
     assert "not a GPU's" in capsys.readouterr().err

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.published import llava_video_form, onevision_form
-from benchmarks.videos import preset_video
+from benchmarks.compared.published import llava_video_form, onevision_form
+from benchmarks.inputs.videos import preset_video
 from tests.golden import case_names, load_case
 
 PAPER = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from rich.console import Console
 
-from benchmarks import score_cost
+from benchmarks.in_models import score_cost
 from fastvid_kernels.vision import TOWER_ATTENTION
 
 

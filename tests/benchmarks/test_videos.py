@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.videos import PRESETS, preset_video, synthetic_video
+from benchmarks.inputs.videos import PRESETS, preset_video, synthetic_video
 
 
 def transitions(video):

@@ -20,8 +20,8 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 import fastvid_kernels
-from benchmarks.agreement import agreement
-from benchmarks.videos import PRESETS, preset_video
+from benchmarks.compared.agreement import agreement
+from benchmarks.inputs.videos import PRESETS, preset_video
 from fastvid_kernels.kernels.pipeline import Call
 from tests.eager.test_parity import RAGGED, SHAPES, ragged_batch, strided_views, video
 from tests.golden import case_names, load_case

@@ -11,7 +11,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from benchmarks.videos import preset_video
+from benchmarks.inputs.videos import preset_video
 from fastvid_kernels.kernels.pipeline import Call
 from tests.cuda.test_cuda import STAGES, device_work, no_synchronisation, on_host
 from tests.eager.test_gradient import check_gradient, random_grad, three_terms

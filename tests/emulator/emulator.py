@@ -17,7 +17,7 @@ from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from benchmarks.offline import Launch, Specialisation, specialise
+from benchmarks.compiled.offline import Launch, Specialisation, specialise
 from tests.emulator import library
 from tests.emulator.library import Options, TensorCores, Totals, Traffic
 

@@ -22,8 +22,8 @@ import triton
 import triton.language as tl
 
 import fastvid_kernels.kernels
-from benchmarks.offline import Launch, compile_for
-from benchmarks.situations import CORE, Situation
+from benchmarks.compiled.offline import Launch, compile_for
+from benchmarks.compiled.situations import CORE, Situation
 
 KERNELS = Path(fastvid_kernels.kernels.__file__).parent
 SITUATIONS = [CORE[0], Situation(64, 169, dtype="fp32", features=False), Situation(32, 196, dtype="fp16")]

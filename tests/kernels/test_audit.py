@@ -23,8 +23,8 @@ import triton.language as tl
 from triton.runtime.jit import JITFunction
 
 import fastvid_kernels.kernels
-from benchmarks.offline import Launch, compile_for, record_call, recorded_launches
-from benchmarks.targets import TARGETS
+from benchmarks.compiled.offline import Launch, compile_for, record_call, recorded_launches
+from benchmarks.compiled.targets import TARGETS
 from fastvid_kernels import PruneConfig, ops
 from fastvid_kernels.kernels import pipeline
 

@@ -33,7 +33,7 @@ SIZES: list[tuple[int, int, int, int, int, dict[str, Any]]] = [
 def test_kernels_compile_where_arguments_are_one(
     size: tuple[int, int, int, int, int, dict[str, Any]], backward: bool
 ) -> None:
-    from benchmarks.offline import compile_for, recorded_launches
+    from benchmarks.compiled.offline import compile_for, recorded_launches
     from fastvid_kernels.kernels.pipeline import launch, prepare
 
     frames, n, dim, feature_channels, videos, hyperparameters = size

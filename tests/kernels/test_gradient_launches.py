@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
 
-from benchmarks.offline import Launch, compile_for, recorded_launches, specialise
+from benchmarks.compiled.offline import Launch, compile_for, recorded_launches, specialise
 from fastvid_kernels import PruneConfig
 from fastvid_kernels.kernels import pipeline
 from tests.kernels.test_audit import DeviceWork

@@ -13,11 +13,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import triton
 
-from benchmarks.kernel_figures import Figures, Report, Row, worse
-from benchmarks.kernel_report import as_table, describe, merge
-from benchmarks.offline import Launch, compile_for
-from benchmarks.situations import CORE, SITUATIONS, Situation
-from benchmarks.targets import TARGETS, Occupancy, Resources
+from benchmarks.compiled.figures import Figures, Report, Row, worse
+from benchmarks.compiled.offline import Launch, compile_for
+from benchmarks.compiled.report import as_table, describe, merge
+from benchmarks.compiled.situations import CORE, SITUATIONS, Situation
+from benchmarks.compiled.targets import TARGETS, Occupancy, Resources
 from tests.kernels.test_offline import KNOWN_SPILLS
 
 REPORT = Report.read()

@@ -1,7 +1,7 @@
 """The second call of a kind launches what the first one compiled: with the very arguments that Triton would pass.
 
 A driver that is not there stands in for a GPU's, and kernels that do nothing for compiled ones
-(`benchmarks.no_device`); what Triton's own code passes to them is compared.
+(`benchmarks.compiled.no_device`); what Triton's own code passes to them is compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from triton.runtime.jit import JITFunction
 
-from benchmarks.no_device import STREAM, no_device
+from benchmarks.compiled.no_device import STREAM, no_device
 from fastvid_kernels import PruneConfig
 from fastvid_kernels.kernels import pipeline
 from fastvid_kernels.kernels.pipeline import Call

@@ -10,9 +10,9 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
 
-from benchmarks.offline import Launch, compile_for
-from benchmarks.situations import CORE, SITUATIONS, Situation
-from benchmarks.targets import TARGETS
+from benchmarks.compiled.offline import Launch, compile_for
+from benchmarks.compiled.situations import CORE, SITUATIONS, Situation
+from benchmarks.compiled.targets import TARGETS
 
 # By kernel, situation and target: bytes.
 KNOWN_SPILLS: dict[tuple[str, str, str], int] = {}

@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from benchmarks.offline import Launch, record_call, recorded_launches, specialise
+from benchmarks.compiled.offline import Launch, record_call, recorded_launches, specialise
 from fastvid_kernels import PruneConfig, warmup
 from fastvid_kernels.kernels import pipeline
 from fastvid_kernels.kernels.gram import gram_kernel

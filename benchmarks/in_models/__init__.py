@@ -1,0 +1,1 @@
+"""What pruning changes for a model: prefill, training step, requests served."""

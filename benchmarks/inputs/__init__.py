@@ -1,0 +1,1 @@
+"""Inputs like video, and the cases that are measured."""

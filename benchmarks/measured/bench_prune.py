@@ -1,0 +1,121 @@
+"""The whole operator, beside what people would use otherwise. `make bench` runs it.
+
+An arm is timed only after its results, on all sets of inputs, agree with `arms.reference`; sets take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from itertools import cycle
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.compared import arms
+from benchmarks.compared.agreement import TOLERANCES, agreement
+from benchmarks.inputs.cases import LONG, RAGGED, SINGLE, TINY, TYPICAL, Case, inputs_of
+from benchmarks.measured.conftest import chosen_device
+from benchmarks.measured.device import demands
+
+ON_CUDA = (arms.KERNELS, arms.GRAPH)
+OURS = (arms.EAGER,)
+PUBLISHED = (arms.LLAVA_VIDEO_FORM, arms.ONEVISION_FORM)
+# Compiling takes minutes a case: one stands for all.
+COMPILED_CASES = (TYPICAL[1], TINY[0])
+REPLAYS = 8
+_MAKE = {
+    arms.KERNELS: arms.kernels,
+    arms.GRAPH: arms.kernels,
+    arms.EAGER: arms.eager,
+    arms.PRODUCTS: arms.matrix_products,
+    arms.COMPILED: arms.compiled,
+    arms.LLAVA_VIDEO_FORM: arms.published_llava_video,
+    arms.ONEVISION_FORM: arms.published_onevision,
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "arm" not in metafunc.fixturenames:
+        return
+    is_cuda = chosen_device(metafunc.config).type == "cuda"
+    cases = TINY if metafunc.config.getoption("--tiny") else [*TYPICAL, *SINGLE, *RAGGED, *LONG]
+    pairs = []
+    for case in cases:
+        names = [
+            *(ON_CUDA if is_cuda else (*OURS, arms.PRODUCTS)),
+            *(OURS if is_cuda else ()),
+            *(() if case.is_long and not is_cuda else PUBLISHED),
+        ]
+        names += [arms.COMPILED] if case in COMPILED_CASES else []
+        pairs += [(case, name) for name in names]
+    metafunc.parametrize(("case", "arm"), pairs, ids=[f"{case}, {name}" for case, name in pairs])
+
+
+def sets_for(case: Case, device: torch.device) -> int:
+    """Inputs that take turns; a long video alone is larger than any cache."""
+    if case.is_long:
+        return 1
+    return 4 if device.type == "cuda" else 2
+
+
+def rounds_for(case: Case, arm: str, device: torch.device) -> int:
+    """Many where a call is short; two where it takes a minute."""
+    if device.type == "cuda":
+        return 100 if arm in ON_CUDA else 20
+    if case.frames > 512:
+        return 2
+    return 3 if case.is_long else 9
+
+
+@lru_cache(maxsize=4)
+def reference(case: Case, number: int, sets: int) -> arms.Pruned:
+    return arms.reference(case, inputs_of(case, sets)[number])
+
+
+def check(case: Case, arm: str, runs: list[Callable[[], arms.Pruned]]) -> float:
+    """Least overlap with the reference's tokens over all sets of inputs."""
+    needed = TOLERANCES[case.dtype]
+    overlaps = []
+    for number, run in enumerate(runs):
+        tokens, indices = run()
+        expected = reference(case, number, len(runs))
+        found = agreement((tokens.cpu(), indices.cpu()), expected, relative_tolerance=needed.relative_error)
+        overlaps.append(found.overlap)
+        if arm not in PUBLISHED:
+            assert found.overlap >= needed.overlap, f"kept {found.overlap:.1%} of the reference's tokens"
+            assert found.close_rows >= needed.close_rows, f"{found.close_rows:.1%} of rows are close to the reference's"
+    return min(overlaps)
+
+
+def test_prune(benchmark: Any, case: Case, arm: str, device: torch.device, measured_copy_rate: float) -> None:
+    inputs = [one.to(device) for one in inputs_of(case, sets_for(case, device))]
+    run = _MAKE[arm](case)
+    runs = [lambda one=one: run(one) for one in inputs]
+    if arm == arms.GRAPH:
+        runs = [arms.captured([one]) for one in runs]
+    overlap = check(case, arm, runs)
+    turns = cycle(runs)
+    # A replay is as short as the host's way back from a wait: several of them between two readings.
+    calls = REPLAYS if arm == arms.GRAPH else 1
+
+    def target() -> None:
+        for _ in range(calls):
+            next(turns)()
+
+    # The check has run all of them once: a GPU's clocks want more.
+    warmup_rounds = 2 * len(runs) if device.type == "cuda" else 0
+    benchmark.pedantic(target, rounds=rounds_for(case, arm, device), warmup_rounds=warmup_rounds)
+    # Watching a call may slow down the next.
+    benchmark.extra_info |= {
+        "case": asdict(case),
+        "arm": arm,
+        "overlap": overlap,
+        "checked_against": "eager backend, float32" if case.is_long else "published LLaVA-Video form, float32",
+        "least_bytes": case.least_bytes,
+        "copy_rate": measured_copy_rate,
+        "calls": calls,
+        **asdict(demands(runs[0], device)),
+    }

@@ -1,0 +1,1 @@
+"""Predicts times on a GPU from bytes and operations: `python -m benchmarks.model`."""
