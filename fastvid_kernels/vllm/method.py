@@ -1,4 +1,4 @@
-"""What is changed in vLLM: the method's name, the models' classes, and the answer to models that have none.
+"""What is changed in vLLM: the method's name, the models' classes, the answer to models that have none; CPUs' runner.
 
 The name is the one thing that vLLM leaves no room for: the methods are a closed `Literal` of a checked dataclass.
 """
@@ -27,7 +27,9 @@ def add_method() -> None:
     from vllm.config.multimodal import MultiModalConfig
     from vllm.model_executor.models import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+    from vllm.platforms import current_platform
 
+    from fastvid_kernels.vllm.cpu import tell_runner
     from fastvid_kernels.vllm.startup import CONFIGS
 
     if not _add_name(MultiModalConfig):
@@ -38,6 +40,8 @@ def add_method() -> None:
         MODELS_CONFIG_MAP[architecture] = CONFIGS[architecture]
         ModelRegistry.register_model(architecture, f"fastvid_kernels.vllm.{module}:{architecture}")
     _refuse_others()
+    if current_platform.is_cpu():
+        tell_runner()
 
 
 def _add_name(config: Any) -> bool:

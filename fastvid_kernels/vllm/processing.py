@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +41,25 @@ class PrunedProcessor:
         if serving is None or "video" not in hashes:
             return hashes
         return {**hashes, "video": [name + serving.suffix() for name in hashes["video"]]}
+
+
+class PrunedQwenProcessor(PrunedProcessor):
+    """Counts the tokens that are left of a video; all its placeholders stand in its first frame."""
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)  # type: ignore[misc]
+        serving = self.serving
+        if serving is None:
+            return updates  # type: ignore[no-any-return]
+        config = self.info.get_hf_config()
+
+        def count(item: int) -> int:
+            grid = out_mm_kwargs["video"][item]["video_grid_thw"].data
+            return kept_of_grid(serving, grid, config.vision_config.spatial_merge_size)
+
+        return [resized(one, count, config.video_token_id) if one.modality == "video" else one for one in updates]
 
 
 def kept_of_grid(serving: Serving, grid: Any, merge_size: int) -> int:

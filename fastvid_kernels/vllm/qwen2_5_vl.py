@@ -13,12 +13,12 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from fastvid_kernels.adapters.tower import Grid
 from fastvid_kernels.vllm.model import PrunedQwen, image_item
 from fastvid_kernels.vllm.placement import Item, in_grid, with_positions
-from fastvid_kernels.vllm.processing import PrunedProcessor, kept_of_grid, resized
+from fastvid_kernels.vllm.processing import PrunedQwenProcessor
 from fastvid_kernels.vllm.settings import METHOD, Serving
 from fastvid_kernels.vllm.startup import serving_of
 
 
-class Processor(PrunedProcessor, upstream.Qwen2_5_VLMultiModalProcessor):
+class Processor(PrunedQwenProcessor, upstream.Qwen2_5_VLMultiModalProcessor):
     """Counts the tokens that are left of a video."""
 
     def check_places(self, serving: Serving, prompt: Any) -> None:
@@ -27,21 +27,6 @@ class Processor(PrunedProcessor, upstream.Qwen2_5_VLMultiModalProcessor):
         starts = {one.offset for one in ranges} | {len(prompt["prompt_token_ids"])}
         if any(one.offset + one.length in starts for one in prompt["mm_placeholders"].get("video", ())):
             raise ValueError("a video in a prompt must be followed by text, as <|vision_end|>")
-
-    def _get_prompt_updates(
-        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
-    ) -> Sequence[Any]:
-        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
-        serving = self.serving
-        if serving is None:
-            return updates  # type: ignore[no-any-return]
-        config = self.info.get_hf_config()
-
-        def count(item: int) -> int:
-            grid = out_mm_kwargs["video"][item]["video_grid_thw"].data
-            return kept_of_grid(serving, grid, config.vision_config.spatial_merge_size)
-
-        return [resized(one, count, config.video_token_id) if one.modality == "video" else one for one in updates]
 
 
 class DummyInputs(upstream.Qwen2_5_VLDummyInputsBuilder):

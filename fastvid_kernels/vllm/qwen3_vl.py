@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,27 +12,12 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from fastvid_kernels.vllm.model import PrunedQwen, grid_of, image_item
 from fastvid_kernels.vllm.placement import Item, between_timestamps, in_grid, position_channels
-from fastvid_kernels.vllm.processing import PrunedProcessor, kept_of_grid, resized
+from fastvid_kernels.vllm.processing import PrunedQwenProcessor
 from fastvid_kernels.vllm.settings import METHOD
 
 
-class Processor(PrunedProcessor, upstream.Qwen3VLMultiModalProcessor):
+class Processor(PrunedQwenProcessor, upstream.Qwen3VLMultiModalProcessor):
     """Counts the tokens that are left of a video; all its placeholders stand in its first frame."""
-
-    def _get_prompt_updates(
-        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
-    ) -> Sequence[Any]:
-        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
-        serving = self.serving
-        if serving is None:
-            return updates  # type: ignore[no-any-return]
-        config = self.info.get_hf_config()
-
-        def count(item: int) -> int:
-            grid = out_mm_kwargs["video"][item]["video_grid_thw"].data
-            return kept_of_grid(serving, grid, config.vision_config.spatial_merge_size)
-
-        return [resized(one, count, config.video_token_id) if one.modality == "video" else one for one in updates]
 
 
 @MULTIMODAL_REGISTRY.register_processor(
