@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs g++")
 
 # Elements of a row, stored bytes, lowest exponent of a normal number.
 FORMATS = {"bf16": (16, 2, -126), "f16": (16, 2, -14), "tf32": (8, 4, -126)}
+IMAGE_BYTES = 12288
 
 
 def rounded(values: np.ndarray, kind: str) -> np.ndarray:
@@ -119,3 +120,64 @@ def test_nan_and_infinity_stay_in_their_row_and_column(cores: TensorCores) -> No
     expected = np.full((16, 8), 16.0)
     expected[:, 2], expected[:, 6], expected[3] = np.inf, np.nan, np.nan
     assert np.array_equal(found, expected, equal_nan=True)
+
+
+def shared_image(rows: np.ndarray, pitch: int, leading: int, stride: int) -> np.ndarray:
+    """Rows of 16-bit elements as wgmma finds them: patterns of eight rows, a pitch wide, 16 bytes swizzled within."""
+    image = np.zeros(IMAGE_BYTES, dtype=np.uint8)
+    for row, line in enumerate(np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1, 16)):
+        for chunk, data in enumerate(line):
+            across, along = divmod(16 * chunk, pitch)
+            place = row // 8 * stride + row % 8 * pitch + across * leading + along
+            place ^= place // 128 % (pitch // 16) * 16
+            image[place : place + 16] = data
+    return image
+
+
+def descriptor(start: int, leading: int, stride: int, pitch: int) -> int:
+    mode = {128: 1, 64: 2, 32: 3}[pitch]
+    return start >> 4 | leading >> 4 << 16 | stride >> 4 << 32 | mode << 62
+
+
+@pytest.mark.parametrize("pitch", [128, 64, 32])
+@pytest.mark.parametrize("transposed", [False, True], ids=["along K", "transposed"])
+@pytest.mark.parametrize("a_is_shared", [False, True], ids=["A in registers", "A in shared memory"])
+def test_a_warpgroup_multiplies_what_its_descriptors_say(a_is_shared: bool, transposed: bool, pitch: int) -> None:
+    columns = 80
+    generator = np.random.default_rng(pitch)
+    a, b = (generator.integers(-8, 9, shape).astype(np.float32) for shape in ((64, 16), (16, columns)))
+    a_bits, b_bits = ((one.view(np.uint32) >> 16).astype(np.uint16) for one in (a, b))
+    leading, stride = (16 * pitch, 8 * pitch) if transposed else (0, 8 * pitch)
+    image = np.concatenate(
+        [
+            shared_image(a_bits, pitch, 0, 8 * pitch),
+            shared_image(b_bits if transposed else b_bits.T, pitch, leading, stride),
+        ]
+    ).view(np.uint64)
+    lanes = np.arange(128)
+    row, pair = lanes // 32 * 16 + lanes % 32 // 4, lanes % 4
+    packed = pack(a, "bf16")
+    fragments = np.array([packed[row + part % 2 * 8, pair + part // 2 * 4] for part in range(4)], dtype=np.uint64)
+    result = np.zeros((columns // 2, 128), dtype=np.uint64)
+
+    body = ["\tmov.u32 %r1, global_smem;", "\tcvt.u64.u32 %d5, %r1;", "\tadd.s64 %d6, %d5, %d0;"]
+    body += ["\tadd.s64 %d7, %d2, %d0;", "\tadd.s64 %d8, %d3, %d0;", "\tadd.s64 %d9, %d1, %d0;"]
+    for part in range(len(image) // 128):
+        body += [f"\tld.global.b64 %d10, [%d7+{1024 * part}];", "\tcvt.u32.u64 %r2, %d6;"]
+        body += [f"\tst.shared.b64 [%r2+{1024 * part}], %d10;"]
+    body += [f"\tld.global.b32 %r{50 + part}, [%d8+{1024 * part}];" for part in range(4)]
+    body += ["\tfence.proxy.async.shared::cta;", "\tbar.sync 0;", "\twgmma.fence.sync.aligned;"]
+    body += [f"\tmov.b64 %d11, {descriptor(0, 0, 8 * pitch, pitch)};"]
+    body += [f"\tmov.b64 %d12, {descriptor(IMAGE_BYTES, leading, stride, pitch)};"]
+    d = ", ".join(f"%r{10 + number}" for number in range(columns // 2))
+    first, flags = ("%d11", "0, 1, 1, 0") if a_is_shared else ("{ %r50, %r51, %r52, %r53 }", "0, 1, 1")
+    opcode = f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.bf16.bf16"
+    body += [f"\t{opcode} {{ {d} }}, {first}, %d12, {flags}, {int(transposed)};"]
+    body += ["\twgmma.commit_group.sync.aligned;", "\twgmma.wait_group.sync.aligned 0;"]
+    body += [f"\tst.global.b32 [%d9+{1024 * number}], %r{10 + number};" for number in range(columns // 2)]
+    assert small.run("\n".join(body), [result, image, fragments], threads=128, shared=2 * IMAGE_BYTES) == {}
+
+    product = np.zeros((64, columns), dtype=np.float32)
+    for number, values in enumerate(result.astype(np.uint32).view(np.float32)):
+        product[row + number // 2 % 2 * 8, number // 4 * 8 + 2 * pair + number % 2] = values
+    assert np.array_equal(product, a @ b)
