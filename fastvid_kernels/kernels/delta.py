@@ -17,7 +17,7 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
-from fastvid_kernels.kernels.plan import segment_budget
+from fastvid_kernels.kernels.plan import frame_budget
 
 
 @triton.jit(do_not_specialize=[*BUDGET_ARGUMENTS, "row_vectors", "first_frame"])
@@ -46,9 +46,7 @@ def delta_kernel(
     """
     padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
-    start = tl.load(segment_start_ptr + t)
-    end = tl.load(segment_end_ptr + t)
-    n_salient, n_context, _, _ = segment_budget(t, start, end, N, K, context_millionths, interval)
+    n_salient, n_context, _, _ = frame_budget(t, segment_start_ptr, segment_end_ptr, N, K, context_millionths, interval)
     if n_context == 0:
         return
     i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)

@@ -15,7 +15,7 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
-from fastvid_kernels.kernels.plan import segment_budget
+from fastvid_kernels.kernels.plan import frame_budget
 
 _BLOCK = 64
 
@@ -54,9 +54,7 @@ def gram_kernel(
     """One tile on or above the diagonal, over one of SPLITS ranges of channels; stored with its mirror image."""
     padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
-    start = tl.load(segment_start_ptr + t)
-    end = tl.load(segment_end_ptr + t)
-    _, n_context, _, _ = segment_budget(t, start, end, N, K, context_millionths, interval)
+    _, n_context, _, _ = frame_budget(t, segment_start_ptr, segment_end_ptr, N, K, context_millionths, interval)
     if n_context == 0:
         return
     split = tl.program_id(1) % SPLITS

@@ -67,6 +67,14 @@ def segment_budget(frame, start, end, N, K, CONTEXT_MILLIONTHS, INTERVAL):
 
 
 @triton.jit
+def frame_budget(frame, segment_start_ptr, segment_end_ptr, N, K, CONTEXT_MILLIONTHS, INTERVAL):
+    """`segment_budget` of a frame of the segment that `plan` wrote down for it."""
+    start = tl.load(segment_start_ptr + frame)
+    end = tl.load(segment_end_ptr + frame)
+    return segment_budget(frame, start, end, N, K, CONTEXT_MILLIONTHS, INTERVAL)
+
+
+@triton.jit
 def _video_bound(cu_frames_ptr, video, T, BLOCK: tl.constexpr):
     """`cu_frames[video]`, held between its predecessors and T."""
     bound = 0

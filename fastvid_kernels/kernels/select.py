@@ -17,7 +17,7 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
-from fastvid_kernels.kernels.plan import segment_budget
+from fastvid_kernels.kernels.plan import frame_budget
 
 # What `state` says of a token; an anchor's is its slot + 1.
 FREE = tl.constexpr(0)
@@ -51,9 +51,9 @@ def select_kernel(
     """The `n_salient` tokens first by attention, and the `n_context` candidates first by score."""
     padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
-    start = tl.load(segment_start_ptr + t)
-    end = tl.load(segment_end_ptr + t)
-    n_salient, n_context, _, rows_before = segment_budget(t, start, end, N, K, context_millionths, interval)
+    n_salient, n_context, _, rows_before = frame_budget(
+        t, segment_start_ptr, segment_end_ptr, N, K, context_millionths, interval
+    )
     frame = t.to(tl.int64) * padded
     i = tl.arange(0, BLOCK_N)
     # Rows are read whole, in vectors: what stands beyond the frame decides nothing.
