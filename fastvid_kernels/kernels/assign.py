@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastvid_kernels.kernels.bundles import Joined, Segment, Slots, Tokens, anchor_frame, anchors_of, rows_of
 from fastvid_kernels.kernels.gram import product
 from fastvid_kernels.kernels.groups import BLOCK_SLOTS, GROUP, PAIR, WARPS, fewer_from, goes_together
 from fastvid_kernels.kernels.launch import (
@@ -28,28 +29,14 @@ _LANES = 4
 
 @triton.jit
 def _join_nearest(
-    x_ptr,
+    x,
+    segment,
+    slots,
+    joined,
     state_ptr,
-    anchor_ptr,
     inverse_norm_ptr,
-    count_ptr,
-    nearest_ptr,
-    start,
-    end,
     first_token,
     ordinal,
-    share,
-    rest,
-    stride_t,
-    stride_n,
-    stride_d,
-    N,
-    D,
-    interval,
-    first_ordinal,
-    ordinals,
-    padded,
-    slots_per_frame,
     ROWS: tl.constexpr,
     FRAMES: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
@@ -63,39 +50,39 @@ def _join_nearest(
     A row of the product is a token; its columns are BLOCK_SLOTS anchors of each anchor frame. What is decided is
     decided for each pair of a token and an anchor frame.
     """
-    tokens = (end - start) * N
+    tokens = (segment.end - segment.start) * x.N
     # Rows beyond the segment read its last token, slots beyond the anchors their frame's first: no mask, and nothing is
     # stored.
     row = tl.minimum(first_token + tl.arange(0, ROWS), tokens - 1)
-    x_rows = x_ptr + (start + row // N).to(tl.int64) * stride_t + (row % N).to(tl.int64) * stride_n
+    x_rows = rows_of(x, segment.start + row // x.N, row % x.N)
     column = tl.arange(0, FRAMES * BLOCK_SLOTS)
     column_ordinal = ordinal + column // BLOCK_SLOTS
-    column_frame = end - 1 - column_ordinal * interval
-    column_anchors = share + (column_ordinal < rest).to(tl.int32)
+    column_frame = anchor_frame(segment, column_ordinal)
+    column_anchors = anchors_of(segment, column_ordinal)
     # 32 bits hold it: 2**20 frames of at most 1,024 slots.
-    column_slots = column_frame * slots_per_frame
+    column_slots = column_frame * slots.per_frame
 
     pair = tl.arange(0, ROWS * FRAMES)
     best = tl.full([ROWS * FRAMES], float("-inf"), tl.float32)
     runner_up = best
     nearest = tl.zeros([ROWS * FRAMES], tl.int32)
-    for first_slot in range(0, share + (ordinal < rest).to(tl.int32), BLOCK_SLOTS):
+    for first_slot in range(0, anchors_of(segment, ordinal), BLOCK_SLOTS):
         column_slot = first_slot + column % BLOCK_SLOTS
         exists = column_slot < column_anchors
-        anchor = tl.load(anchor_ptr + (column_slots + column_slot), mask=exists, other=0)
-        y_rows = x_ptr + column_frame.to(tl.int64) * stride_t + anchor.to(tl.int64) * stride_n
+        anchor = tl.load(slots.anchor_ptr + (column_slots + column_slot), mask=exists, other=0)
+        y_rows = rows_of(x, column_frame, anchor)
         similarity = tl.zeros([ROWS, FRAMES * BLOCK_SLOTS], tl.float32)
-        for first in range(0, D, BLOCK_D):
+        for first in range(0, x.D, BLOCK_D):
             channel = first + tl.arange(0, BLOCK_D)
-            offset = channel.to(tl.int64) * stride_d
-            inside = channel < D
-            x = tl.load(x_rows[:, None] + offset[None, :], mask=inside[None, :], other=0.0)
-            y = tl.load(y_rows[None, :] + offset[:, None], mask=inside[:, None], other=0.0)
-            similarity = product(x, y, similarity, PRECISION, UPCAST)
+            offset = channel.to(tl.int64) * x.stride_d
+            inside = channel < x.D
+            token_tile = tl.load(x_rows[:, None] + offset[None, :], mask=inside[None, :], other=0.0)
+            anchor_tile = tl.load(y_rows[None, :] + offset[:, None], mask=inside[:, None], other=0.0)
+            similarity = product(token_tile, anchor_tile, similarity, PRECISION, UPCAST)
         slot = first_slot + tl.arange(0, BLOCK_SLOTS)
         frame_ordinal = ordinal + tl.arange(0, FRAMES)
-        frame_slots = (end - 1 - frame_ordinal * interval) * slots_per_frame + first_slot
-        frame_anchors = share + (frame_ordinal < rest).to(tl.int32)
+        frame_slots = anchor_frame(segment, frame_ordinal) * slots.per_frame + first_slot
+        frame_anchors = anchors_of(segment, frame_ordinal)
         inverse_norm = tl.load(
             inverse_norm_ptr + (frame_slots[:, None] + tl.arange(0, BLOCK_SLOTS)[None, :]),
             mask=slot[None, :] < frame_anchors[:, None], other=float("nan"),
@@ -105,7 +92,7 @@ def _join_nearest(
         similarity = tl.where(usable, similarity, float("-inf"))
         similarity = tl.reshape(similarity, [ROWS * FRAMES, BLOCK_SLOTS])
         block_best = tl.max(similarity, axis=1)
-        first_best = first_of(similarity, slot, slots_per_frame)
+        first_best = first_of(similarity, slot, slots.per_frame)
         if SETTLES_TIES:
             others = tl.where(slot[None, :] == first_best[:, None], float("-inf"), similarity)
             runner_up = tl.maximum(runner_up, tl.maximum(tl.max(others, axis=1), tl.minimum(best, block_best)))
@@ -117,25 +104,24 @@ def _join_nearest(
     token = first_token + pair // FRAMES
     exists = token < tokens
     token = tl.minimum(token, tokens - 1)
-    t = start + token // N
-    i = token % N
+    t = segment.start + token // x.N
+    i = token % x.N
     pair_ordinal = ordinal + pair % FRAMES
-    u = end - 1 - pair_ordinal * interval
-    state = tl.load(state_ptr + t.to(tl.int64) * padded + i)
+    u = anchor_frame(segment, pair_ordinal)
+    state = tl.load(state_ptr + t.to(tl.int64) * joined.padded + i)
     joins = exists & tl.where(t == u, state == FREE, state != SALIENT)
-    joins = joins & (share + (pair_ordinal < rest).to(tl.int32) > 0)
-    slots = u * slots_per_frame
+    joins = joins & (anchors_of(segment, pair_ordinal) > 0)
+    frame_slots = u * slots.per_frame
     if SETTLES_TIES:
         is_tied = has_close_rival(best, runner_up) & joins
         nearest = settle_ties(
-            nearest, is_tied, pair, first_token, ordinal, x_ptr, anchor_ptr, start, end, share, rest, interval,
-            stride_t, stride_n, stride_d, N, D, slots_per_frame, FRAMES, BLOCK_SLOTS, BLOCK_D,
-        )  # fmt: skip
-    joined = tl.where(joins, nearest, -1)
-    cell = (t.to(tl.int64) * ordinals + pair_ordinal - first_ordinal) * padded
-    tl.store(nearest_ptr + cell + i, joined.to(tl.int16), mask=exists)
+            nearest, is_tied, pair, first_token, ordinal, x, segment, slots, FRAMES, BLOCK_SLOTS, BLOCK_D
+        )
+    nearest = tl.where(joins, nearest, -1)
+    cell = (t.to(tl.int64) * joined.ordinals + pair_ordinal - joined.first_ordinal) * joined.padded
+    tl.store(joined.nearest_ptr + cell + i, nearest.to(tl.int16), mask=exists)
     one = tl.full([ROWS * FRAMES], 1, tl.int32)
-    tl.atomic_add(count_ptr + slots + joined, one, mask=joins, sem="relaxed")
+    tl.atomic_add(slots.count_ptr + frame_slots + nearest, one, mask=joins, sem="relaxed")
 
 
 @triton.jit(
@@ -190,13 +176,16 @@ def assign_kernel(
     ordinals_here = tl.minimum(anchor_frames - first_ordinal, ordinals)
     groups = ordinals_here // GROUP
     fewer = fewer_from(share, rest, first_ordinal, BLOCK_SLOTS)
+    x = Tokens(x_ptr, stride_t, stride_n, stride_d, N, D)
+    segment = Segment(start, end, interval, share, rest)
+    slots = Slots(anchor_ptr, count_ptr, slots_per_frame)
+    joined = Joined(nearest_ptr, first_ordinal, ordinals, padded)
     if tile * GROUP_ROWS < tokens:
         for group in range(lane, groups, LANES):
             if goes_together(group * GROUP, fewer, GROUP):
                 _join_nearest(
-                    x_ptr, state_ptr, anchor_ptr, inverse_norm_ptr, count_ptr, nearest_ptr, start, end,
-                    tile * GROUP_ROWS, first_ordinal + group * GROUP, share, rest, stride_t, stride_n, stride_d, N, D,
-                    interval, first_ordinal, ordinals, padded, slots_per_frame,
+                    x, segment, slots, joined, state_ptr, inverse_norm_ptr,
+                    tile * GROUP_ROWS, first_ordinal + group * GROUP,
                     GROUP_ROWS, GROUP, BLOCK_SLOTS, GROUP_D, PRECISION, UPCAST, SETTLES_TIES,
                 )  # fmt: skip
     if tile * ROWS < tokens:
@@ -206,9 +195,7 @@ def assign_kernel(
         # Work goes to the lanes in turn, this to those after the last group's.
         if (pairs > 0) & (groups % LANES == lane):
             _join_nearest(
-                x_ptr, state_ptr, anchor_ptr, inverse_norm_ptr, count_ptr, nearest_ptr, start, end,
-                tile * ROWS, first_ordinal + grouped, share, rest, stride_t, stride_n, stride_d, N, D,
-                interval, first_ordinal, ordinals, padded, slots_per_frame,
+                x, segment, slots, joined, state_ptr, inverse_norm_ptr, tile * ROWS, first_ordinal + grouped,
                 ROWS, PAIR, BLOCK_SLOTS, BLOCK_D, PRECISION, UPCAST, SETTLES_TIES,
             )  # fmt: skip
         # One by one: a group that does not go together, if there is one, and what is left over.
@@ -218,10 +205,8 @@ def assign_kernel(
         alone = apart + ordinals_here - first_left
         for one in range((lane + LANES - (groups + pairs) % LANES) % LANES, alone, LANES):
             _join_nearest(
-                x_ptr, state_ptr, anchor_ptr, inverse_norm_ptr, count_ptr, nearest_ptr, start, end,
+                x, segment, slots, joined, state_ptr, inverse_norm_ptr,
                 tile * ROWS, first_ordinal + one + tl.where(one < apart, first_apart, first_left - apart),
-                share, rest, stride_t, stride_n, stride_d, N, D,
-                interval, first_ordinal, ordinals, padded, slots_per_frame,
                 ROWS, 1, BLOCK_SLOTS, BLOCK_D, PRECISION, UPCAST, SETTLES_TIES,
             )  # fmt: skip
 

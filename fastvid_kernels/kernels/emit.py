@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastvid_kernels.kernels.bundles import Joined, Segment, Slots, Tokens, anchor_frame, anchors_of, rows_of
 from fastvid_kernels.kernels.floats import is_finite
 from fastvid_kernels.kernels.gram import product
 from fastvid_kernels.kernels.groups import BLOCK_SLOTS, GROUP, PAIR, WARPS, fewer_from, goes_together
@@ -29,93 +30,70 @@ HEADROOM = tl.constexpr(2.0**-24)
 
 @triton.jit
 def _sum_one_by_one(
-    x_ptr,
-    nearest_ptr,
-    start,
-    end,
-    ordinals,
-    stride_t,
-    stride_n,
-    N,
+    x,
+    segment,
+    joined,
     slot,
     row_cell,
     offset,
     inside,
-    padded,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """Sum of HEADROOM times the tokens that joined each row: slow, but one token's NaN stays with its own anchor."""
     total = tl.zeros([ROWS, BLOCK_D], tl.float32)
-    for frame in range(0, end - start):
-        u = (start + frame).to(tl.int64)
-        cell = u * ordinals * padded
-        for i in range(0, N):
-            joined = tl.load(nearest_ptr + cell + row_cell + i).to(tl.int32)
-            row_ptr = x_ptr + u * stride_t + tl.full([], i, tl.int64) * stride_n
-            x = tl.load(row_ptr + offset, mask=inside, other=0.0)
+    for frame in range(0, segment.end - segment.start):
+        u = (segment.start + frame).to(tl.int64)
+        cell = u * joined.ordinals * joined.padded
+        for i in range(0, x.N):
+            nearest = tl.load(joined.nearest_ptr + cell + row_cell + i).to(tl.int32)
+            row_ptr = x.ptr + u * x.stride_t + tl.full([], i, tl.int64) * x.stride_n
+            token = tl.load(row_ptr + offset, mask=inside, other=0.0)
             # A sum, not a product: 0 * NaN would spoil every anchor.
-            total = tl.where((slot == joined)[:, None], total + x.to(tl.float32)[None, :] * HEADROOM, total)
+            total = tl.where((slot == nearest)[:, None], total + token.to(tl.float32)[None, :] * HEADROOM, total)
     return total
 
 
 @triton.jit
-def _joined(
-    nearest_ptr,
+def _nearest(
+    joined,
     state_ptr,
+    segment,
     first,
-    start,
-    tokens,
-    own_frame,
     ordinal,
-    ordinals,
-    padded,
     N,
     FRAMES: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
 ):
     """What tokens of a segment joined in each of FRAMES anchor frames, `[FRAMES, BLOCK_TOKENS]`; who joined any."""
+    tokens = (segment.end - segment.start) * N
     token = first + tl.arange(0, BLOCK_TOKENS)
-    t = start + token // N
+    t = segment.start + token // N
     i = token % N
-    cell = (t.to(tl.int64) * ordinals + ordinal) * padded + i
+    cell = (t.to(tl.int64) * joined.ordinals + (ordinal - joined.first_ordinal)) * joined.padded + i
     frame = tl.arange(0, FRAMES)
-    cells = cell[None, :] + (frame * padded)[:, None]
-    joined = tl.load(nearest_ptr + cells, mask=(token < tokens)[None, :], other=-1)
-    state = tl.load(state_ptr + t.to(tl.int64) * padded + i, mask=token < tokens, other=SALIENT)
+    cells = cell[None, :] + (frame * joined.padded)[:, None]
+    nearest = tl.load(joined.nearest_ptr + cells, mask=(token < tokens)[None, :], other=-1)
+    state = tl.load(state_ptr + t.to(tl.int64) * joined.padded + i, mask=token < tokens, other=SALIENT)
     takes_part = state != SALIENT
     if FRAMES == 1:
-        takes_part = tl.where(t == own_frame, state == FREE, takes_part)
-    return joined.to(tl.int32), takes_part
+        takes_part = tl.where(t == anchor_frame(segment, ordinal), state == FREE, takes_part)
+    return nearest.to(tl.int32), takes_part
 
 
 @triton.jit
 def _merge(
-    x_ptr,
+    x,
+    segment,
+    slots,
+    joined,
     output_ptr,
     state_ptr,
-    anchor_ptr,
     anchor_row_ptr,
-    count_ptr,
-    nearest_ptr,
-    start,
-    end,
     ordinal,
-    share,
-    rest,
     channel,
-    stride_t,
-    stride_n,
-    stride_d,
-    N,
-    D,
     K,
     context_millionths,
-    interval,
-    first_ordinal,
-    ordinals,
-    padded,
-    slots_per_frame,
     beta,
     largest,
     FRAMES: tl.constexpr,
@@ -130,61 +108,55 @@ def _merge(
     A row of the product is an anchor, BLOCK_SLOTS of them in each anchor frame; tokens are summed in the order of the
     segment, BLOCK_TOKENS at a time.
     """
-    tokens = (end - start) * N
-    inside = channel < D
-    offset = channel.to(tl.int64) * stride_d
-    own_frame = end - 1 - ordinal * interval
+    tokens = (segment.end - segment.start) * x.N
+    inside = channel < x.D
+    offset = channel.to(tl.int64) * x.stride_d
     row = tl.arange(0, FRAMES * BLOCK_SLOTS)
     row_ordinal = ordinal + row // BLOCK_SLOTS
-    row_frame = end - 1 - row_ordinal * interval
-    row_anchors = share + (row_ordinal < rest).to(tl.int32)
+    row_frame = anchor_frame(segment, row_ordinal)
     # 32 bits hold it: 2**20 frames of at most 1,024 slots.
-    row_slots = row_frame * slots_per_frame
-    for first_slot in range(0, share + (ordinal < rest).to(tl.int32), BLOCK_SLOTS):
+    row_slots = row_frame * slots.per_frame
+    for first_slot in range(0, anchors_of(segment, ordinal), BLOCK_SLOTS):
         block_slot = first_slot + tl.arange(0, BLOCK_SLOTS)
         total = tl.zeros([FRAMES * BLOCK_SLOTS, BLOCK_D], tl.float32)
-        joined, takes_part = _joined(
-            nearest_ptr, state_ptr, 0, start, tokens, own_frame, ordinal - first_ordinal, ordinals, padded, N,
-            FRAMES, BLOCK_TOKENS,
-        )  # fmt: skip
+        nearest, takes_part = _nearest(joined, state_ptr, segment, 0, ordinal, x.N, FRAMES, BLOCK_TOKENS)
         for first in range(0, tokens, BLOCK_TOKENS):
             token = first + tl.arange(0, BLOCK_TOKENS)
-            x_rows = x_ptr + (start + token // N).to(tl.int64) * stride_t + (token % N).to(tl.int64) * stride_n
-            x = tl.load(x_rows[:, None] + offset[None, :], mask=takes_part[:, None] & inside[None, :], other=0.0)
-            next_joined, takes_part = _joined(
-                nearest_ptr, state_ptr, first + BLOCK_TOKENS, start, tokens, own_frame, ordinal - first_ordinal,
-                ordinals, padded, N, FRAMES, BLOCK_TOKENS,
-            )  # fmt: skip
+            rows = rows_of(x, segment.start + token // x.N, token % x.N)
+            tile = tl.load(rows[:, None] + offset[None, :], mask=takes_part[:, None] & inside[None, :], other=0.0)
+            next_nearest, takes_part = _nearest(
+                joined, state_ptr, segment, first + BLOCK_TOKENS, ordinal, x.N, FRAMES, BLOCK_TOKENS
+            )
             # By way of float32: the interpreter turns a bool into the bits of a bfloat16, not its value.
-            one_hot = (block_slot[None, :, None] == joined[:, None, :]).to(tl.float32).to(x.dtype)
+            one_hot = (block_slot[None, :, None] == nearest[:, None, :]).to(tl.float32).to(tile.dtype)
             one_hot = tl.reshape(one_hot, [FRAMES * BLOCK_SLOTS, BLOCK_TOKENS])
-            total = product(one_hot, x, total, PRECISION, UPCAST)
-            joined = next_joined
+            total = product(one_hot, tile, total, PRECISION, UPCAST)
+            nearest = next_nearest
         slot = first_slot + row % BLOCK_SLOTS
         scale = tl.full([], 1.0, tl.float32)
         if tl.min(is_finite(total).to(tl.int32)) == 0:
             # Some token is not finite, or a sum of finite ones is not: add up again, token by token, with room.
             scale = tl.full([], HEADROOM, tl.float32)
-            total = _sum_one_by_one(
-                x_ptr, nearest_ptr, start, end, ordinals, stride_t, stride_n, N, slot,
-                (row_ordinal - first_ordinal) * padded, offset, inside, padded, FRAMES * BLOCK_SLOTS, BLOCK_D,
-            )  # fmt: skip
-        exists = slot < row_anchors
-        count = tl.load(count_ptr + (row_slots + slot), mask=exists, other=0)
+            row_cell = (row_ordinal - joined.first_ordinal) * joined.padded
+            total = _sum_one_by_one(x, segment, joined, slot, row_cell, offset, inside, FRAMES * BLOCK_SLOTS, BLOCK_D)
+        exists = slot < anchors_of(segment, row_ordinal)
+        count = tl.load(slots.count_ptr + (row_slots + slot), mask=exists, other=0)
         weight = tl.maximum(beta, 1.0 / (count + 1).to(tl.float32))[:, None]
         mean_share = (1.0 - weight) / tl.maximum(count, 1).to(tl.float32)[:, None]
-        anchor = tl.load(anchor_ptr + (row_slots + slot), mask=exists, other=0)
+        anchor = tl.load(slots.anchor_ptr + (row_slots + slot), mask=exists, other=0)
         mask = (exists & (count > 0))[:, None] & inside[None, :]
-        own_rows = x_ptr + row_frame.to(tl.int64) * stride_t + anchor.to(tl.int64) * stride_n
+        own_rows = rows_of(x, row_frame, anchor)
         own = tl.load(own_rows[:, None] + offset[None, :], mask=mask, other=0.0).to(tl.float32) * scale
         merged = weight * own + mean_share * total
         # Rounding may carry a mean of the largest numbers beyond them.
         limit = tl.full([], largest, tl.float32) * scale
         bounded = tl.where(merged > limit, limit, tl.where(merged < -limit, -limit, merged))
         merged = tl.where(is_finite(own) & is_finite(total), bounded, merged) / scale
-        _, _, _, rows_before = segment_budget(row_frame, start, end, N, K, context_millionths, interval)
+        _, _, _, rows_before = segment_budget(
+            row_frame, segment.start, segment.end, x.N, K, context_millionths, segment.interval
+        )
         output_row = rows_before + tl.load(anchor_row_ptr + (row_slots + slot), mask=exists, other=0)
-        output_rows = output_ptr + output_row[:, None] * D + channel[None, :]
+        output_rows = output_ptr + output_row[:, None] * x.D + channel[None, :]
         tl.store(output_rows, merged.to(output_ptr.dtype.element_ty), mask=mask)
 
 
@@ -242,20 +214,20 @@ def emit_kernel(
     inside = channel < D
     offset = channel.to(tl.int64) * stride_d
     frame_ptr = x_ptr + t.to(tl.int64) * stride_t
-    slots = t.to(tl.int64) * slots_per_frame
+    frame_slots = t.to(tl.int64) * slots_per_frame
 
     for first in range(0, n_salient + n_context, BLOCK_ROWS):
         row = first + tl.arange(0, BLOCK_ROWS)
         exists = row < n_salient + n_context
         i = tl.load(indices_ptr + rows_before + row, mask=exists, other=0) - t.to(tl.int64) * N
         state = tl.load(state_ptr + t.to(tl.int64) * padded + i, mask=exists, other=SALIENT).to(tl.int32)
-        count = tl.load(count_ptr + slots + state - 1, mask=exists & (state > 0), other=0)
+        count = tl.load(count_ptr + frame_slots + state - 1, mask=exists & (state > 0), other=0)
         is_copy = exists & (count == 0)
         if BETA_IS_ONE:
             is_copy = exists
         mask = is_copy[:, None] & inside[None, :]
-        x = tl.load(frame_ptr + (i * stride_n)[:, None] + offset[None, :], mask=mask)
-        tl.store(output_ptr + (rows_before + row)[:, None] * D + channel[None, :], x, mask=mask)
+        copied = tl.load(frame_ptr + (i * stride_n)[:, None] + offset[None, :], mask=mask)
+        tl.store(output_ptr + (rows_before + row)[:, None] * D + channel[None, :], copied, mask=mask)
 
     if BETA_IS_ONE:
         return
@@ -265,14 +237,16 @@ def emit_kernel(
     ordinals_here = tl.minimum(anchor_frames - first_ordinal, ordinals)
     grouped = ordinals_here // GROUP * GROUP
     fewer = fewer_from(share, rest, first_ordinal, BLOCK_SLOTS)
+    x = Tokens(x_ptr, stride_t, stride_n, stride_d, N, D)
+    segment = Segment(start, end, interval, share, rest)
+    slots = Slots(anchor_ptr, count_ptr, slots_per_frame)
+    joined = Joined(nearest_ptr, first_ordinal, ordinals, padded)
     own = ordinal - first_ordinal
     if (own < grouped) & goes_together(own // GROUP * GROUP, fewer, GROUP):
         if own % GROUP == 0:
             _merge(
-                x_ptr, output_ptr, state_ptr, anchor_ptr, anchor_row_ptr, count_ptr, nearest_ptr, start, end, ordinal,
-                share, rest, channel, stride_t, stride_n, stride_d, N, D, K, context_millionths, interval,
-                first_ordinal, ordinals, padded, slots_per_frame, beta, largest,
-                GROUP, BLOCK_SLOTS, GROUP_TOKENS, BLOCK_D, PRECISION, UPCAST,
+                x, segment, slots, joined, output_ptr, state_ptr, anchor_row_ptr, ordinal, channel, K,
+                context_millionths, beta, largest, GROUP, BLOCK_SLOTS, GROUP_TOKENS, BLOCK_D, PRECISION, UPCAST,
             )  # fmt: skip
     elif (
         (own >= grouped)
@@ -282,17 +256,13 @@ def emit_kernel(
     ):
         if own == grouped:
             _merge(
-                x_ptr, output_ptr, state_ptr, anchor_ptr, anchor_row_ptr, count_ptr, nearest_ptr, start, end, ordinal,
-                share, rest, channel, stride_t, stride_n, stride_d, N, D, K, context_millionths, interval,
-                first_ordinal, ordinals, padded, slots_per_frame, beta, largest,
-                PAIR, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
+                x, segment, slots, joined, output_ptr, state_ptr, anchor_row_ptr, ordinal, channel, K,
+                context_millionths, beta, largest, PAIR, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
             )  # fmt: skip
     else:
         _merge(
-            x_ptr, output_ptr, state_ptr, anchor_ptr, anchor_row_ptr, count_ptr, nearest_ptr, start, end, ordinal,
-            share, rest, channel, stride_t, stride_n, stride_d, N, D, K, context_millionths, interval,
-            first_ordinal, ordinals, padded, slots_per_frame, beta, largest,
-            1, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
+            x, segment, slots, joined, output_ptr, state_ptr, anchor_row_ptr, ordinal, channel, K, context_millionths,
+            beta, largest, 1, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastvid_kernels.kernels.bundles import anchor_frame, anchors_of, rows_of
 from fastvid_kernels.kernels.floats import is_finite
 
 # Relative difference of similarities that rounding of a float32 sum over channels may turn round.
@@ -31,19 +32,9 @@ def settle_ties(
     pair,
     first_token,
     first_ordinal,
-    x_ptr,
-    anchor_ptr,
-    start,
-    end,
-    share,
-    rest,
-    interval,
-    stride_t,
-    stride_n,
-    stride_d,
-    N,
-    D,
-    slots_per_frame,
+    x,
+    segment,
+    slots,
     FRAMES: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -57,12 +48,11 @@ def settle_ties(
         first = tl.min(tl.where(is_tied, pair, pair.shape[0]), axis=0)
         is_tied = is_tied & (pair != first)
         token = first_token + first // FRAMES
-        token_ptr = x_ptr + (start + token // N).to(tl.int64) * stride_t + (token % N).to(tl.int64) * stride_n
         ordinal = first_ordinal + first % FRAMES
-        u = end - 1 - ordinal * interval
+        u = anchor_frame(segment, ordinal)
         slot = _most_similar(
-            token_ptr, x_ptr + u.to(tl.int64) * stride_t, anchor_ptr + u * slots_per_frame,
-            share + (ordinal < rest).to(tl.int32), stride_n, stride_d, D, BLOCK_SLOTS, BLOCK_D,
+            x, segment.start + token // x.N, token % x.N, u, slots.anchor_ptr + u * slots.per_frame,
+            anchors_of(segment, ordinal), BLOCK_SLOTS, BLOCK_D,
         )  # fmt: skip
         nearest = tl.where(pair == first, slot, nearest)
     return nearest
@@ -70,33 +60,37 @@ def settle_ties(
 
 @triton.jit
 def _most_similar(
-    token_ptr,
-    anchor_frame_ptr,
+    x,
+    t,
+    i,
+    u,
     anchor_ptr,
     n_context,
-    stride_n,
-    stride_d,
-    D,
     BLOCK_SLOTS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Slot of the anchor most similar to one token, in float64. Equal anchors are summed alike: the first stands."""
+    """Slot of the anchor of frame u most similar to token i of frame t, in float64.
+
+    Equal anchors are summed alike: the first stands.
+    """
+    token_ptr = rows_of(x, t, i)
     best = tl.full([1], float("-inf"), tl.float64)
     nearest = tl.zeros([1], tl.int32)
     for first_slot in range(0, n_context, BLOCK_SLOTS):
         slot = first_slot + tl.arange(0, BLOCK_SLOTS)
         exists = slot < n_context
         anchor = tl.load(anchor_ptr + slot, mask=exists, other=0)
-        anchor_rows = anchor_frame_ptr + anchor.to(tl.int64) * stride_n
+        anchor_rows = rows_of(x, u, anchor)
         inner = tl.zeros([BLOCK_SLOTS, BLOCK_D], tl.float64)
         squares = tl.zeros([BLOCK_SLOTS, BLOCK_D], tl.float64)
-        for first in range(0, D, BLOCK_D):
+        for first in range(0, x.D, BLOCK_D):
             channel = first + tl.arange(0, BLOCK_D)
-            offset = channel.to(tl.int64) * stride_d
-            x = tl.load(token_ptr + offset, mask=channel < D, other=0.0).to(tl.float64)
-            y = tl.load(anchor_rows[:, None] + offset[None, :], mask=(channel < D)[None, :], other=0.0).to(tl.float64)
-            inner += x[None, :] * y
-            squares += y * y
+            offset = channel.to(tl.int64) * x.stride_d
+            inside = channel < x.D
+            own = tl.load(token_ptr + offset, mask=inside, other=0.0).to(tl.float64)
+            other = tl.load(anchor_rows[:, None] + offset[None, :], mask=inside[None, :], other=0.0).to(tl.float64)
+            inner += own[None, :] * other
+            squares += other * other
         norm = tl.sqrt(tl.sum(squares, axis=1))
         similarity = tl.sum(inner, axis=1) / tl.where(norm == 0, 1.0, norm)
         similarity = tl.where(exists & (similarity == similarity), similarity, float("-inf"))[None, :]
