@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -10,17 +9,14 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 import reference
 from fastvid_kernels.adapters import apply_fastvid
-from tests.adapters import independent, qwen_independent, tiny, tiny_qwen
-from tests.adapters.qwen_case import case_of
-from tests.adapters.test_onevision_prefill import inputs_of, video_prompt
-
-TOLERANCE = 1e-5
-"""Of a weight's gradient, relative to its largest element."""
-ANSWER = 5
+from tests.adapters import independent, qwen_independent, test_onevision_prefill, tiny, tiny_llava, tiny_qwen
+from tests.adapters.qwen_case import Case, case_of
+from tests.adapters.test_onevision_prefill import video_prompt
+from tests.adapters.tiny_qwen import WIDE
+from tests.adapters.training import check_step, labels_of, loss_of, prune_by_the_equations
 
 
 @pytest.fixture(autouse=True)
@@ -29,96 +25,88 @@ def gradients(no_gradients: Any) -> Iterator[None]:
         yield
 
 
-def prune_by_the_equations(tokens: Tensor, *others: Any, **hyperparameters: Any) -> reference.PruneResult:
-    """The oracle's choices, and its merge in differentiable float64 operations."""
-    constants = [one.detach() if isinstance(one, Tensor) else one for one in (tokens, *others)]
-    oracle = original_prune(*constants, **hyperparameters)
-    n = tokens.shape[1]
-    flat = tokens.flatten(0, 1).double()
-    rows = {index: flat[index] for index in oracle.indices.tolist()}
-    for record in oracle.anchor_frames:
-        for slot, anchor in enumerate((record.frame * n + record.anchors).tolist()):
-            joined = record.pool[record.assignment == slot]
-            weight = max(hyperparameters.get("beta", 0.6), 1 / (len(joined) + 1))
-            if weight < 1:
-                rows[anchor] = weight * flat[anchor] + (1 - weight) * flat[joined].mean(0)
-    merged = torch.stack([rows[index] for index in oracle.indices.tolist()])
-    torch.testing.assert_close(merged.detach(), oracle.tokens, rtol=0, atol=1e-12)
-    return dataclasses.replace(oracle, tokens=merged)
+def positions_of(inputs: dict[str, Any]) -> Tensor:
+    """Of each row's own tokens."""
+    positions: Tensor = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    return positions
 
 
-original_prune = reference.prune
+def llava_batch() -> list[independent.Prompt]:
+    """Rows of video and of text, and one of two videos."""
+    films = tiny.film(7, videos=2)
+    ids = tiny.words(1, 3) + tiny.placeholders() + tiny.words(2, 5) + tiny.placeholders() + tiny.words(3, 7)
+    two_films = independent.Prompt(ids, (films[0], films[1]))
+    return [video_prompt(5), video_prompt(6, before=11), independent.Prompt(tiny.words(9, 30)), two_films]
 
 
-def labels_of(ids: Tensor) -> Tensor:
-    """The prompt's last words are what the model has to learn."""
-    labels = ids.clone()
-    labels[:, :-ANSWER] = -100
-    return labels
+def qwen_batch(case: Case) -> list[Any]:
+    """The same, with videos of two resolutions, which are two calls of the operator."""
+    wide = tiny_qwen.film(8, WIDE)
+    both = case.prompt(tiny_qwen.words(1, 3), tiny_qwen.film(7), tiny_qwen.words(2, 5), wide, tiny_qwen.words(3, 7))
+    return [case.video_prompt(5), case.text(9, 30), both]
 
 
-def loss_of(logits: Tensor, ids: list[int]) -> Tensor:
-    """Of the last words, from the logits of a row's kept tokens."""
-    return functional.cross_entropy(logits[-ANSWER - 1 : -1], torch.tensor(ids[-ANSWER:]))
-
-
-def check_gradients(model: Any, twin: Any, *reached: str) -> float:
-    """All weights; those whose names start with `reached` must have a gradient. Returns the worst relative error."""
-    theirs = dict(twin.named_parameters())
-    largest_of_all = max(one.grad.abs().max().item() for one in theirs.values() if one.grad is not None)
-    worst, found = 0.0, set()
-    for name, ours in model.named_parameters():
-        expected = theirs[name].grad
-        largest = 0.0 if expected is None else expected.abs().max().item()
-        if largest == 0:
-            assert ours.grad is None or not ours.grad.any(), name
-            continue
-        assert ours.grad is not None, name
-        if name.endswith("k_proj.bias") and "vision_tower" in name:
-            # It shifts all scores of a query alike, which softmax does not see: its gradient is rounding.
-            assert max(largest, ours.grad.abs().max().item()) < 1e-6 * largest_of_all
-            continue
-        worst = max(worst, ((ours.grad - expected).abs().max() / largest).item())
-        found |= {prefix for prefix in reached if name.startswith(prefix)}
-    assert found == set(reached)
-    assert worst <= TOLERANCE
-    return worst
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_step_of_llava_onevision(checkpointing: bool, siglip_directory: Any, head: Any) -> None:
+@pytest.mark.parametrize(
+    ("is_batch", "side", "checkpointing"),
+    [(False, "left", False), (False, "left", True), (True, "left", False), (True, "right", False)],
+    ids=["one row", "one row, checkpointed", "padded left", "padded right"],
+)
+def test_a_step_of_llava_onevision(
+    is_batch: bool, side: str, checkpointing: bool, siglip_directory: Any, head: Any
+) -> None:
     model, twin = tiny.llava_onevision(), tiny.llava_onevision()
     if checkpointing:
         model.train()
         model.gradient_checkpointing_enable()
     apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
-    prompt = video_prompt(3)
-    inputs = inputs_of(prompt)
-    loss = model(**inputs, labels=labels_of(inputs["input_ids"])).loss
-    loss.backward()
+    prompts = llava_batch() if is_batch else [video_prompt(3)]
+    rows = [prompt.ids for prompt in prompts]
+    inputs = test_onevision_prefill.inputs_of(*prompts, side=side)
+    positions = {"position_ids": positions_of(inputs)} if is_batch else {}
+    loss = model(**inputs, **positions, labels=labels_of(inputs, rows)).loss
 
     with mock.patch.object(reference, "prune", prune_by_the_equations):
-        embeds, positions = independent.embedded(twin, head, prompt, tiny.HYPERPARAMETERS)
-    expected = loss_of(independent.decoded.__wrapped__(twin, embeds, positions), prompt.ids)
-    expected.backward()
-    torch.testing.assert_close(loss, expected)
-    check_gradients(model, twin, "model.vision_tower", "model.multi_modal_projector", "model.language_model")
+        kept = [independent.embedded(twin, head, prompt, tiny.HYPERPARAMETERS) for prompt in prompts]
+    expected = loss_of([independent.decoded.__wrapped__(twin, *one) for one in kept], rows)
+    reached = ("model.vision_tower", "model.multi_modal_projector", "model.language_model")
+    check_step(loss, model, expected, twin, *reached)
 
 
+@pytest.mark.parametrize("is_batch", [False, True], ids=["one row", "batch"])
 @pytest.mark.parametrize("kind", ["qwen2.5", "qwen3"])
-def test_a_step_of_qwen(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_qwen(kind: str, is_batch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     case = case_of(kind, "sdpa", monkeypatch)
-    prompt = case.video_prompt(3)
-    inputs = tiny_qwen.inputs_of(prompt)
-    loss = case.model(**inputs, labels=labels_of(inputs["input_ids"])).loss
-    loss.backward()
+    prompts = qwen_batch(case) if is_batch else [case.video_prompt(3)]
+    rows = [prompt.ids for prompt in prompts]
+    inputs = tiny_qwen.inputs_of(*prompts)
+    loss = case.model(**inputs, labels=labels_of(inputs, rows)).loss
 
     with mock.patch.object(reference, "prune", prune_by_the_equations):
-        row = qwen_independent.embedded(kind, case.twin, prompt, case.hyperparameters)
-    expected = loss_of(qwen_independent.decoded.__wrapped__(case.twin, row), prompt.ids)
-    expected.backward()
-    torch.testing.assert_close(loss, expected)
-    check_gradients(case.model, case.twin, "model.visual.blocks", "model.visual.merger", "model.language_model")
+        kept = [qwen_independent.embedded(kind, case.twin, prompt, case.hyperparameters) for prompt in prompts]
+    expected = loss_of([qwen_independent.decoded.__wrapped__(case.twin, one) for one in kept], rows)
+    check_step(
+        loss, case.model, expected, case.twin, "model.visual.blocks", "model.visual.merger", "model.language_model"
+    )
+
+
+@pytest.mark.parametrize("newline", tiny_llava.LAYOUTS)
+def test_a_step_of_the_llava_package(newline: str, llava: Any, siglip_directory: Any, head: Any) -> None:
+    model, twin = (tiny_llava.llava_qwen(llava, newline) for _ in range(2))
+    apply_fastvid(model, siglip=siglip_directory, **tiny_llava.HYPERPARAMETERS)
+    ids = [*tiny.words(1, 3), tiny_llava.IMAGE_TOKEN, *tiny.words(2, 5), tiny_llava.IMAGE_TOKEN, *tiny.words(3, 7)]
+    both = tiny_llava.Prompt(ids, (tiny_llava.film(7), tiny_llava.film(8, frames=5)), ("video", "video"))
+    prompts = [tiny_llava.video_prompt(5), tiny_llava.text_prompt(9, 30), both]
+    rows = [prompt.ids for prompt in prompts]
+    inputs = tiny_llava.inputs_of(*prompts)
+    # llava makes positions of its own where it is given any.
+    positions = torch.arange(inputs["input_ids"].shape[1]).expand(len(prompts), -1)
+    loss = model(**inputs, position_ids=positions, labels=labels_of(inputs, rows)).loss
+
+    with mock.patch.object(reference, "prune", prune_by_the_equations):
+        logits = [tiny_llava.logits(twin, head, prompt) for prompt in prompts]
+    newlines = () if newline == "no_token" else ("model.image_newline",)
+    reached = ("model.vision_tower", "model.mm_projector", "model.layers", *newlines)
+    check_step(loss, model, loss_of(logits, rows), twin, *reached)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -128,8 +116,9 @@ def test_a_step_of_transformers_trainer(checkpointing: bool, siglip_directory: A
     model = tiny.llava_onevision()
     apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
     before = {name: one.detach().clone() for name, one in model.named_parameters()}
-    inputs = inputs_of(video_prompt(3))
-    row = {name: one[0] for name, one in inputs.items()} | {"labels": labels_of(inputs["input_ids"])[0]}
+    prompt = video_prompt(3)
+    inputs = test_onevision_prefill.inputs_of(prompt)
+    row = {name: one[0] for name, one in inputs.items()} | {"labels": labels_of(inputs, [prompt.ids])[0]}
     arguments = transformers.TrainingArguments(
         output_dir=str(tmp_path),
         max_steps=1,

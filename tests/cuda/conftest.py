@@ -7,12 +7,14 @@ repeat themselves.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from unittest import mock
 
 import pytest
 import torch
 
 from fastvid_kernels import ops
+from tests.cuda import on_device
 from tests.emulator.lane import INTERPRETED, MARKER, can_emulate
 
 REHEARSED = {"DEVICE": "cpu", "FILM_FRAMES": 2, "FULL_WIDTH_FRAMES": 2, "REPEATS": 1}
@@ -40,6 +42,9 @@ def rehearsal(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.config.option.rehearse or not can_emulate():
         yield
         return
-    rehearsed = {name: value for name, value in REHEARSED.items() if hasattr(request.module, name)}
-    with mock.patch.multiple(request.module, **rehearsed), mock.patch.object(ops, "backend_for", return_value="triton"):
+    with ExitStack() as changed:
+        for module in (request.module, on_device):
+            rehearsed = {name: value for name, value in REHEARSED.items() if hasattr(module, name)}
+            changed.enter_context(mock.patch.multiple(module, **rehearsed))
+        changed.enter_context(mock.patch.object(ops, "backend_for", return_value="triton"))
         yield

@@ -5,11 +5,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +17,19 @@ pytest.importorskip("triton")
 
 import fastvid_kernels
 from benchmarks.compared.agreement import agreement
-from benchmarks.inputs.videos import PRESETS, preset_video
+from benchmarks.inputs.videos import PRESETS
 from fastvid_kernels.kernels.pipeline import Call
+from tests.cuda.on_device import (
+    DEVICE,
+    DTYPES,
+    FILM_FRAMES,
+    REPEATS,
+    STAGES,
+    device_work,
+    film,
+    no_synchronisation,
+    on_host,
+)
 from tests.eager.test_parity import RAGGED, SHAPES, ragged_batch, strided_views, video
 from tests.golden import case_names, load_case
 from tests.kernels.explained import check_call, explanation_of, run_kernels
@@ -33,13 +40,8 @@ from tests.test_validation import HOSTILE_CU_FRAMES
 pytestmark = pytest.mark.cuda
 device_only = pytest.mark.device_only
 
-DEVICE = "cuda"
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-REPEATS = 100
-FILM_FRAMES = 32
 FULL_WIDTH_FRAMES = 8
 FEW_SEGMENTS = {"retention_ratio": 0.4, "min_segments": 2}
-STAGES = ("frame", "plan", "gram", "density", "delta", "select", "assign", "emit")
 
 
 def run_on_device(
@@ -56,19 +58,6 @@ def run_on_device(
     return on_host(run_kernels(on_device, *given, **options))
 
 
-def on_host(call: Call) -> Call:
-    workspace = type(call.workspace)(call.recipe.scratch, call.recipe.scratch_bytes, torch.device("cpu"))
-    workspace._bytes.copy_(call.workspace._bytes)
-    inputs = {name: getattr(call, name) for name in ("tokens", "attn", "frame_features", "cu_frames")}
-    return replace(
-        call,
-        **{name: None if one is None else one.cpu() for name, one in inputs.items()},
-        workspace=workspace,
-        output=call.output.cpu(),
-        indices=call.indices.cpu(),
-    )
-
-
 def check_on_device(*inputs: Tensor | None, **options: Any) -> Call:
     """All stages of a call on the device against the oracle."""
     call = run_on_device(*inputs, **options)
@@ -83,23 +72,6 @@ def prune(*inputs: Tensor | None, **hyperparameters: Any) -> tuple[Tensor, Tenso
 def assert_same(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> None:
     assert_same_bits(ours[0], theirs[0])
     assert torch.equal(ours[1], theirs[1])
-
-
-def film(seed: int, preset: str = "many cuts", dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor, Tensor]:
-    """A video of LLaVA-OneVision's size, on the device."""
-    return preset_video(preset, FILM_FRAMES, 196, 3584, seed=seed, dtype=dtype, device=DEVICE)
-
-
-@contextmanager
-def no_synchronisation() -> Iterator[None]:
-    """Inside, an operation for which the host waits raises."""
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
 
 
 @pytest.mark.parametrize("name", case_names())
@@ -280,17 +252,6 @@ def test_the_host_does_not_wait_for_a_dense_batch_either() -> None:
 def test_a_wait_is_noticed() -> None:
     with no_synchronisation(), pytest.raises(RuntimeError, match="synchroniz"):
         torch.ones(1, device=DEVICE).item()
-
-
-def device_work(run: Callable[[], object], trace: Path) -> list[str]:
-    """Names of the kernels, copies and fills that a function starts, by the profiler's own classification."""
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
-        run()
-        torch.cuda.synchronize()
-    profile.export_chrome_trace(str(trace))
-    events = json.loads(trace.read_text())["traceEvents"]
-    return [event["name"] for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
 
 
 @device_only

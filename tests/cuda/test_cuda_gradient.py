@@ -11,9 +11,18 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from benchmarks.inputs.videos import preset_video
 from fastvid_kernels.kernels.pipeline import Call
-from tests.cuda.test_cuda import STAGES, device_work, no_synchronisation, on_host
+from tests.cuda.on_device import (
+    DEVICE,
+    DTYPES,
+    FILM_FRAMES,
+    REPEATS,
+    STAGES,
+    device_work,
+    film,
+    no_synchronisation,
+    on_host,
+)
 from tests.eager.test_gradient import check_gradient, random_grad, three_terms
 from tests.eager.test_parity import RAGGED, SHAPES, ragged_batch, video
 from tests.kernels.explained import explanation_of, run_kernels
@@ -25,10 +34,6 @@ from tests.test_validation import HOSTILE_CU_FRAMES
 pytestmark = pytest.mark.cuda
 device_only = pytest.mark.device_only
 
-DEVICE = "cuda"
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-REPEATS = 100
-FILM_FRAMES = 32
 KEPT = 19
 """Of a film's frame, on average."""
 
@@ -50,11 +55,6 @@ def check_on_device(*inputs: Tensor | None, **options: Any) -> tuple[Call, Tenso
     gradient = backward_on_device(grad, *inputs, **options)
     check_gradient(gradient, call.tokens, explanation_of(call), call.config.beta, grad)
     return call, gradient
-
-
-def film(seed: int, preset: str = "many cuts", dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor, Tensor]:
-    """A video of LLaVA-OneVision's size, on the device."""
-    return preset_video(preset, FILM_FRAMES, 196, 3584, seed=seed, dtype=dtype, device=DEVICE)
 
 
 def film_grad(dtype: torch.dtype = torch.bfloat16) -> Tensor:
