@@ -20,8 +20,8 @@ import torch
 from rich.console import Console
 
 from benchmarks.measured.machine import describe_machine
-from fastvid_kernels.cli.answer import answer
-from fastvid_kernels.cli.request import SYNTHETIC, Request
+from fastvid_kernels.cli.models.answer import answer
+from fastvid_kernels.cli.models.request import SYNTHETIC, Request
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
-from fastvid_kernels.cli.errors import one_line_errors
+from fastvid_kernels.cli.common.errors import one_line_errors
 
 
 def main() -> None:

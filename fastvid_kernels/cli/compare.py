@@ -16,18 +16,16 @@ from rich.table import Table
 
 from fastvid_kernels import methods
 from fastvid_kernels.adapters.stopwatch import wait
-from fastvid_kernels.cli.checks import check_retention, chosen_device, device_name
-from fastvid_kernels.cli.clip import Clip, described_clip
-from fastvid_kernels.cli.console import console as stdout
-from fastvid_kernels.cli.demo import CAVEAT, NOTE
-from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME
-from fastvid_kernels.cli.errors import CommandError, one_line_errors
-from fastvid_kernels.cli.options import Device, Frames, Retention, Video, check_frames
-from fastvid_kernels.cli.output import check_output
-from fastvid_kernels.cli.picture import save_png
-from fastvid_kernels.cli.progress import progress_bar
-from fastvid_kernels.cli.sheet import Row, draw_sheet
-from fastvid_kernels.cli.video import lost_frames
+from fastvid_kernels.cli.common.checks import check_retention, chosen_device, device_name
+from fastvid_kernels.cli.common.clip import CAVEAT, NOTE, Clip, described_clip, tell_output
+from fastvid_kernels.cli.common.console import console as stdout
+from fastvid_kernels.cli.common.descriptors import GRID, TOKENS_PER_FRAME
+from fastvid_kernels.cli.common.errors import CommandError, one_line_errors
+from fastvid_kernels.cli.common.options import Device, Frames, Retention, Video, check_frames
+from fastvid_kernels.cli.common.output import check_output
+from fastvid_kernels.cli.common.progress import progress_bar
+from fastvid_kernels.cli.drawing.picture import save_png
+from fastvid_kernels.cli.drawing.sheet import Row, draw_sheet
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.methods import Method
 
@@ -70,11 +68,8 @@ def compare(
             on_progress(number, len(chosen))
     save_png(_draw(clip, outcomes, fastvid, retention), output)
 
-    if clip.video.lost:
-        console.print(lost_frames(clip.video))
     console.print(_table(clip, outcomes, fastvid, run_on))
-    console.print(f"{NOTE} {CAVEAT}")
-    console.print(f"The picture is in [bold]{escape(str(output))}[/bold]", soft_wrap=True)
+    tell_output(console, "picture", output)
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastvid_kernels import Explanation, PruneConfig, explain
-from fastvid_kernels.cli.checks import check_retention, chosen_device, device_name
-from fastvid_kernels.cli.clip import Clip, described_clip
-from fastvid_kernels.cli.console import console as stdout
-from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME
-from fastvid_kernels.cli.errors import one_line_errors
-from fastvid_kernels.cli.options import Device, Frames, Retention, Video, check_frames
-from fastvid_kernels.cli.output import check_output
-from fastvid_kernels.cli.picture import draw_pruning, save_png
-from fastvid_kernels.cli.video import SampledVideo, lost_frames
+from fastvid_kernels.adapters.stopwatch import wait
+from fastvid_kernels.cli.common.checks import check_retention, chosen_device, device_name
+from fastvid_kernels.cli.common.clip import NOTE, Clip, described_clip, tell_output
+from fastvid_kernels.cli.common.console import console as stdout
+from fastvid_kernels.cli.common.descriptors import GRID, TOKENS_PER_FRAME
+from fastvid_kernels.cli.common.errors import one_line_errors
+from fastvid_kernels.cli.common.options import Device, Frames, Retention, Video, check_frames
+from fastvid_kernels.cli.common.output import check_output
+from fastvid_kernels.cli.drawing.picture import draw_pruning, save_png
+from fastvid_kernels.cli.videos.video import SampledVideo
 from fastvid_kernels.ops import backend_for
 
 TIMED_RUNS = 9
-NOTE = "Tokens are patch descriptors, attention is patch contrast: no vision model ran."
-CAVEAT = "They show how the method works; with a model's features it keeps other tokens."
 
 
 @one_line_errors()
@@ -54,15 +53,12 @@ def demo(
     result = _prune(clip, config)
     save_png(_draw(result), output)
 
-    if sampled.lost:
-        console.print(lost_frames(sampled))
     if len(sampled.frames) < frames:
         found = _count(len(sampled.frames), "frame")
         console.print(f"The video has {found}, fewer than the {frames} asked for: all of it is used.")
     console.print(_summary(result))
     console.print(_segments(result))
-    console.print(f"{NOTE} {CAVEAT}")
-    console.print(f"The picture is in [bold]{escape(str(output))}[/bold]", soft_wrap=True)
+    tell_output(console, "picture", output)
 
 
 @dataclass(frozen=True)
@@ -87,10 +83,10 @@ def _prune(clip: Clip, config: PruneConfig) -> _Result:
     device = clip.tokens.device
 
     def run() -> tuple[float, torch.Tensor]:
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         _, indices = torch.ops.fastvid.prune(*clip.inputs, retention_ratio=config.retention_ratio)
-        _wait(device)
+        wait(device)
         return time.perf_counter() - start, indices
 
     _, indices = run()
@@ -103,11 +99,6 @@ def _prune(clip: Clip, config: PruneConfig) -> _Result:
         seconds=statistics.median(seconds),
         device=device,
     )
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _draw(result: _Result) -> Image.Image:

@@ -12,20 +12,18 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from PIL import Image
-from rich.markup import escape
 
 import fastvid_kernels
 from fastvid_kernels import Explanation
-from fastvid_kernels.cli.checks import check_retention, chosen_device
-from fastvid_kernels.cli.clip import described_clip
-from fastvid_kernels.cli.console import console as stdout
-from fastvid_kernels.cli.demo import CAVEAT, NOTE
-from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME
-from fastvid_kernels.cli.errors import one_line_errors
-from fastvid_kernels.cli.options import Device, Frames, Video, check_frames
-from fastvid_kernels.cli.output import check_output, written_whole
-from fastvid_kernels.cli.progress import progress_bar
-from fastvid_kernels.cli.video import SampledVideo, lost_frames
+from fastvid_kernels.cli.common.checks import check_retention, chosen_device
+from fastvid_kernels.cli.common.clip import CAVEAT, NOTE, described_clip, tell_output
+from fastvid_kernels.cli.common.console import console as stdout
+from fastvid_kernels.cli.common.descriptors import GRID, TOKENS_PER_FRAME
+from fastvid_kernels.cli.common.errors import one_line_errors
+from fastvid_kernels.cli.common.options import Device, Frames, Video, check_frames
+from fastvid_kernels.cli.common.output import check_output, written_whole
+from fastvid_kernels.cli.common.progress import progress_bar
+from fastvid_kernels.cli.videos.video import SampledVideo
 
 RETENTIONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 _LONGER_SIDE = 384
@@ -61,10 +59,7 @@ def explain(
             on_progress(number, len(ratios))
     with written_whole(output) as unfinished:
         unfinished.write_text(page(sampled, dict(zip(ratios, explained, strict=True)), retention), encoding="utf-8")
-    if sampled.lost:
-        console.print(lost_frames(sampled))
-    console.print(f"{NOTE} {CAVEAT}")
-    console.print(f"The page is in [bold]{escape(str(output))}[/bold]", soft_wrap=True)
+    tell_output(console, "page", output)
 
 
 def page(video: SampledVideo, explained: dict[float, Explanation], first: float) -> str:

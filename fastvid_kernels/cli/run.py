@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from fastvid_kernels.cli.console import console
-from fastvid_kernels.cli.errors import one_line_errors
-from fastvid_kernels.cli.options import Device, Frames
-from fastvid_kernels.cli.request import Request
+from fastvid_kernels.cli.common.console import console
+from fastvid_kernels.cli.common.errors import one_line_errors
+from fastvid_kernels.cli.common.options import Device, Frames
+from fastvid_kernels.cli.models.request import Request
 
 
 class RandomWeights(StrEnum):
@@ -53,7 +53,7 @@ def run(
 ) -> None:
     """Ask a LLaVA-OneVision or a Qwen-VL about a video, pruned by FastVID and not; print answers and times."""
     # Imports transformers, which `fastvid demo` does without.
-    from fastvid_kernels.cli.answer import answer
+    from fastvid_kernels.cli.models.answer import answer
 
     answer(
         Request(

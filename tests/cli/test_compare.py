@@ -13,11 +13,11 @@ from typer.testing import CliRunner, Result
 
 from fastvid_kernels import methods, prune
 from fastvid_kernels.cli.app import app
-from fastvid_kernels.cli.clip import described_clip
-from fastvid_kernels.cli.console import console
-from fastvid_kernels.cli.descriptors import GRID
-from fastvid_kernels.cli.picture import SALIENT
-from fastvid_kernels.cli.sheet import Row, draw_sheet
+from fastvid_kernels.cli.common.clip import described_clip
+from fastvid_kernels.cli.common.console import console
+from fastvid_kernels.cli.common.descriptors import GRID
+from fastvid_kernels.cli.drawing.picture import SALIENT
+from fastvid_kernels.cli.drawing.sheet import Row, draw_sheet
 from tests.cli.clips import pan, scenery, static, write_clip
 
 FRAMES = 8

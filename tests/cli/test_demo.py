@@ -15,10 +15,10 @@ from typer.testing import CliRunner, Result
 
 from fastvid_kernels import explain
 from fastvid_kernels.cli.app import app
-from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME, describe
-from fastvid_kernels.cli.layout import choose_layout
-from fastvid_kernels.cli.picture import ANCHOR, SALIENT
-from fastvid_kernels.cli.video import default_clip, sample_video
+from fastvid_kernels.cli.common.descriptors import GRID, TOKENS_PER_FRAME, describe
+from fastvid_kernels.cli.drawing.layout import choose_layout
+from fastvid_kernels.cli.drawing.picture import ANCHOR, SALIENT
+from fastvid_kernels.cli.videos.video import default_clip, sample_video
 from tests.cli.clips import pan, static, write_clip
 
 BIKES_CUTS = (30, 76, 137, 187, 242)

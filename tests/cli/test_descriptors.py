@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from fastvid_kernels import explain
-from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME, Descriptors, describe
-from fastvid_kernels.cli.video import SampledVideo, default_clip, sample_video
+from fastvid_kernels.cli.common.descriptors import GRID, TOKENS_PER_FRAME, Descriptors, describe
+from fastvid_kernels.cli.videos.video import SampledVideo, default_clip, sample_video
 from tests.cli.clips import pan, scenery, static, write_clip
 
 BIKES_CUTS = (30, 76, 137, 187, 242)  # first frames of the clip's second to sixth shot

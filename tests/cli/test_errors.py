@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fastvid_kernels.cli.errors import CommandError, named, one_line_errors
+from fastvid_kernels.cli.common.errors import CommandError, named, one_line_errors
 from tests.cli import checkpoints
 from tests.cli.test_run import run
 

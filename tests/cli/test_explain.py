@@ -17,9 +17,9 @@ from typer.testing import CliRunner, Result
 
 import fastvid_kernels
 from fastvid_kernels.cli.app import app
-from fastvid_kernels.cli.descriptors import GRID, TOKENS_PER_FRAME, describe
+from fastvid_kernels.cli.common.descriptors import GRID, TOKENS_PER_FRAME, describe
 from fastvid_kernels.cli.explain import RETENTIONS, page
-from fastvid_kernels.cli.video import SampledVideo, sample_video
+from fastvid_kernels.cli.videos.video import SampledVideo, sample_video
 from tests.cli.clips import pan, static, write_clip
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastvid_kernels.cli.errors import CommandError
-from fastvid_kernels.cli.layout import Layout, choose_layout
-from fastvid_kernels.cli.picture import (
+from fastvid_kernels.cli.common.errors import CommandError
+from fastvid_kernels.cli.drawing.layout import Layout, choose_layout
+from fastvid_kernels.cli.drawing.picture import (
     ANCHOR,
     BACKGROUND,
     SALIENT,

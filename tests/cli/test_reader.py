@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastvid_kernels.cli import reader
-from fastvid_kernels.cli.errors import CommandError
-from fastvid_kernels.cli.video import SampledVideo, sample_indices, sample_video
+from fastvid_kernels.cli.common.errors import CommandError
+from fastvid_kernels.cli.videos import reader
+from fastvid_kernels.cli.videos.video import SampledVideo, sample_indices, sample_video
 from tests.cli.clips import pan, scenery, write_clip
 
 VIDEOS = Path(__file__).parent / "videos"
@@ -46,7 +46,8 @@ def test_the_same_frames_whatever_the_number_of_cores(name: str, monkeypatch: py
     several = sampled(f"{name}.mp4", 32)
     read_frames = reader.read_frames
     monkeypatch.setattr(
-        "fastvid_kernels.cli.video.read_frames", lambda path, losses, threads: read_frames(path, losses, threads=False)
+        "fastvid_kernels.cli.videos.video.read_frames",
+        lambda path, losses, threads: read_frames(path, losses, threads=False),
     )
     one = sampled(f"{name}.mp4", 32)
     assert (several.num_source_frames, several.lost) == (one.num_source_frames, one.lost)

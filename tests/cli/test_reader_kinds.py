@@ -12,10 +12,10 @@ import av
 import numpy as np
 import pytest
 
-from fastvid_kernels.cli import reader
-from fastvid_kernels.cli.errors import CommandError
-from fastvid_kernels.cli.reader import Orientation
-from fastvid_kernels.cli.video import sample_video
+from fastvid_kernels.cli.common.errors import CommandError
+from fastvid_kernels.cli.videos import reader
+from fastvid_kernels.cli.videos.reader import Orientation
+from fastvid_kernels.cli.videos.video import sample_video
 
 GREYS = [20, 60, 100, 140, 180, 220]
 

@@ -13,11 +13,11 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from fastvid_kernels.cli import answer
 from fastvid_kernels.cli.app import app
-from fastvid_kernels.cli.errors import CommandError
-from fastvid_kernels.cli.request import Request
-from fastvid_kernels.cli.synthetic import synthetic_frames
+from fastvid_kernels.cli.common.errors import CommandError
+from fastvid_kernels.cli.models import answer
+from fastvid_kernels.cli.models.request import Request
+from fastvid_kernels.cli.videos.synthetic import synthetic_frames
 from tests.adapters import independent, tiny
 from tests.adapters.independent import Prompt
 from tests.cli import checkpoints

@@ -12,7 +12,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from fastvid_kernels.cli.synthetic import synthetic_frames
+from fastvid_kernels.cli.videos.synthetic import synthetic_frames
 from tests.adapters import qwen_independent, tiny_qwen
 from tests.adapters.tiny_qwen import END, FRAMES_A_PATCH, IMAGE, MERGE, PATCH, START, VIDEO, VOCABULARY, Clip
 from tests.cli.test_run import row, run

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastvid_kernels.cli import video
-from fastvid_kernels.cli.errors import CommandError
-from fastvid_kernels.cli.video import MAX_SIDE, default_clip, sample_indices, sample_video
+from fastvid_kernels.cli.common.errors import CommandError
+from fastvid_kernels.cli.videos import video
+from fastvid_kernels.cli.videos.video import MAX_SIDE, default_clip, sample_indices, sample_video
 from tests.cli.clips import HEIGHT, WIDTH, pan, scenery, static, write_clip
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastvid_kernels import PruneConfig, methods, prune
-from fastvid_kernels.cli.descriptors import describe
-from fastvid_kernels.cli.video import default_clip, sample_video
+from fastvid_kernels.cli.common.descriptors import describe
+from fastvid_kernels.cli.videos.video import default_clip, sample_video
 from fastvid_kernels.methods import Method
 from tests.methods.test_parity import film
 

@@ -13,14 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastvid_kernels.adapters.versions import check_transformers
-from fastvid_kernels.cli import llava, qwen
-from fastvid_kernels.cli.chat import Chat, Film
-from fastvid_kernels.cli.checks import MAX_FRAMES, check_retention, chosen_device, device_name
-from fastvid_kernels.cli.errors import CommandError, named
-from fastvid_kernels.cli.measure import Comparison, compare, process_peak_bytes
-from fastvid_kernels.cli.progress import progress_bar
-from fastvid_kernels.cli.request import SYNTHETIC, Request
-from fastvid_kernels.cli.synthetic import SYNTHETIC_RATE, synthetic_frames
+from fastvid_kernels.cli.common.checks import MAX_FRAMES, check_retention, chosen_device, device_name
+from fastvid_kernels.cli.common.errors import CommandError, named
+from fastvid_kernels.cli.common.progress import progress_bar
+from fastvid_kernels.cli.models import llava, qwen
+from fastvid_kernels.cli.models.chat import Chat, Film
+from fastvid_kernels.cli.models.measure import Comparison, compare, process_peak_bytes
+from fastvid_kernels.cli.models.request import SYNTHETIC, Request
+from fastvid_kernels.cli.videos.synthetic import SYNTHETIC_RATE, synthetic_frames
 from fastvid_kernels.ops import backend_for
 from fastvid_kernels.vision import load_siglip_head
 
@@ -93,7 +93,7 @@ def _film(request: Request, console: Console) -> Film:
         description = f"{SYNTHETIC}, {request.frames} frames"
         return Film(synthetic_frames(request.frames), indices, request.frames, SYNTHETIC_RATE, description)
     # Imported where it is needed: a synthetic video needs no decoder.
-    from fastvid_kernels.cli.video import default_clip, lost_frames, sample_video
+    from fastvid_kernels.cli.videos.video import default_clip, lost_frames, sample_video
 
     path = default_clip() if request.video is None else Path(request.video)
     with progress_bar(console, "decoding") as on_progress:

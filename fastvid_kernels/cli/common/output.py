@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastvid_kernels.cli.errors import CommandError
+from fastvid_kernels.cli.common.errors import CommandError
 
 
 def check_output(output: Path, suffix: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fastvid_kernels.cli.picture import BACKGROUND, MUTED, SALIENT, TEXT, dimmed, drawable, font, width_of
+from fastvid_kernels.cli.drawing.picture import BACKGROUND, MUTED, SALIENT, TEXT, dimmed, drawable, font, width_of
 
 # Pixels of a picture meant to be shown at half its size.
 _WIDTH, _MARGIN, _GAP = 2400, 48, 16

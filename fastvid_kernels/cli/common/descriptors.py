@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from fastvid_kernels.cli.progress import ProgressCallback, no_progress
+from fastvid_kernels.cli.common.progress import ProgressCallback, no_progress
 
 GRID = 14
 TOKENS_PER_FRAME = GRID * GRID

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastvid_kernels.cli.errors import CommandError
+from fastvid_kernels.cli.common.errors import CommandError
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.validation import check_keeps_some
 

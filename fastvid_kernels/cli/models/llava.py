@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastvid_kernels.adapters import FastVidHandle, apply_fastvid
-from fastvid_kernels.cli.chat import ASCII, RANDOM_WEIGHTS_NOTE, Film
-from fastvid_kernels.cli.errors import CommandError, named
+from fastvid_kernels.cli.common.errors import CommandError, named
+from fastvid_kernels.cli.models.chat import ASCII, RANDOM_WEIGHTS_NOTE, Film
 from fastvid_kernels.vision import SiglipHead, SiglipHeadConfig, pooled_grid
 
 MODEL_TYPES = ("llava_onevision",)

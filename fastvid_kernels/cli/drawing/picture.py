@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fastvid_kernels.cli.layout import BAR, CAPTION, GAP, MARGIN, OUTLINE, Layout, choose_layout
-from fastvid_kernels.cli.output import written_whole
+from fastvid_kernels.cli.common.output import written_whole
+from fastvid_kernels.cli.drawing.layout import BAR, CAPTION, GAP, MARGIN, OUTLINE, Layout, choose_layout
 
 Colour = tuple[int, int, int]
 

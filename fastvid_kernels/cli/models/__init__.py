@@ -1,0 +1,1 @@
+"""Models that `fastvid run` asks, and what pruning costs and saves them."""
