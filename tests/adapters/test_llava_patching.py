@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastvid_kernels import PruneConfig, prune
+from fastvid_kernels import prune
 from fastvid_kernels.adapters import apply_fastvid, llava_next
 from fastvid_kernels.adapters.decoder import mark_dropped
 from tests.adapters import tiny, tiny_llava
@@ -140,7 +140,7 @@ def test_a_marked_newline_has_no_token_of_its_row() -> None:
     assert torch.equal(marked[:, -1].isinf().all(1), torch.tensor([True, False]))
 
 
-def test_what_the_siglip_tower_of_llava_gives(model: Any, tmp_path: Any) -> None:
+def test_what_the_siglip_tower_of_llava_gives(model: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The patches that are scored left the last layer but one, before any norm; 27 by 27 of them become 13 by 13."""
     encoder = pytest.importorskip(
         "llava.model.multimodal_encoder.siglip_encoder", reason="not shown: this needs the tower of the real llava"
@@ -159,7 +159,8 @@ def test_what_the_siglip_tower_of_llava_gives(model: Any, tmp_path: Any) -> None
         scored.append(patches)
         return patches.norm(dim=2), None
 
-    llava_next.patch(model, lambda hidden_size: score, PruneConfig(), "auto")
+    monkeypatch.setattr(llava_next, "scorer", lambda settings, hidden_size: score)
+    apply_fastvid(model)
     video = torch.randn(3, 3, 54, 54, generator=torch.Generator().manual_seed(1))
     prompt = Prompt([1, IMAGE_TOKEN, 2], (video,), ("video",))
     logits = model(**inputs_of(prompt)).logits
