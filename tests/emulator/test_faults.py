@@ -160,7 +160,9 @@ def test_memory_that_changes_under_a_product() -> None:
 
 
 def test_a_store_to_shared_memory_moved_by_four_bytes() -> None:
-    found = planted("assign", replaced(r"(st\.shared\.v\d\.b\d+\s+\[%r\d+)(\+\d+)?\]", r"\1+4]"))
+    found = planted(
+        "assign", replaced(r"(st\.shared(?:::cta)?\.v\d\.b\d+\s+\[\s*%r\d+)(?:\s*\+\s*\d+)?\s*\]", r"\1+4]")
+    )
     assert_found(found, "misaligned access of 16 bytes")
 
 

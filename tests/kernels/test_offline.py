@@ -10,12 +10,21 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
 
+import triton
+
 from benchmarks.compiled.offline import Launch, compile_for
 from benchmarks.compiled.situations import CORE, SITUATIONS, Situation
 from benchmarks.compiled.targets import TARGETS
 
-# By kernel, situation and target: bytes.
-KNOWN_SPILLS: dict[tuple[str, str, str], int] = {}
+# By kernel, dtype, target and Triton: bytes. What the tests are pinned to spills nothing.
+KNOWN_SPILLS = {
+    ("emit_kernel", "bf16", "sm_80", "3.6"): 8,
+    ("emit_kernel", "fp16", "sm_80", "3.6"): 8,
+    ("emit_kernel", "fp32", "sm_89", "3.8"): 8,
+    ("plan_kernel", "bf16", "sm_90", "3.8"): 144,
+    ("plan_kernel", "bf16", "sm_100", "3.8"): 160,
+}
+TRITON = ".".join(triton.__version__.split(".")[:2])
 MATRIX_KERNELS = ("gram_kernel", "assign_kernel")
 EVERY = [
     *CORE,
@@ -29,7 +38,7 @@ def test_kernels_fit_the_target(situation: Situation, target: str) -> None:
     launches = situation.launches(target)
     found = {launch.name: compile_for(launch, target).resources for launch in launches}
     assert len(found) == 9, "eight of a call, and the last of its backward pass"
-    known = {name: KNOWN_SPILLS.get((name, str(situation), target), 0) for name in found}
+    known = {name: KNOWN_SPILLS.get((name, situation.dtype, target, TRITON), 0) for name in found}
     spilling = {name: one.spilled_bytes for name, one in found.items() if one.spilled_bytes > known[name]}
     assert not spilling, "bytes of stack"
     limit = TARGETS[target].block_shared_bytes
