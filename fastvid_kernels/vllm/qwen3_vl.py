@@ -1,4 +1,4 @@
-"""Qwen3-VL in vLLM: words between the frames, and DeepStack."""
+"""Qwen3-VL in vLLM: timestamps between the frames, and DeepStack."""
 
 from __future__ import annotations
 

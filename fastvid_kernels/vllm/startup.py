@@ -122,6 +122,7 @@ CONFIGS = {
     "LlavaOnevisionForConditionalGeneration": LlavaOnevisionConfig,
     "Qwen2_5_VLForConditionalGeneration": QwenConfig,
     "Qwen3VLForConditionalGeneration": QwenConfig,
+    "Qwen3VLMoeForConditionalGeneration": QwenConfig,
 }
 
 

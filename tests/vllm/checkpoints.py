@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,12 @@ def llava(
 def qwen(kind: str) -> Any:
     """The model of `tiny_qwen`, likewise; its name there afterwards is `served_kind(kind)`."""
     own = tiny_qwen.KINDS[kind]
-    rope = QWEN_ROPE | ({"mrope_interleaved": True} if kind == "qwen3" else {})
+    # transformers normalizes experts' weights always, vLLM where the checkpoint says so, as published ones do.
+    experts = {"norm_topk_prob": True} if "num_experts" in own.text else {}
+    rope = QWEN_ROPE | ({"mrope_interleaved": True} if kind.startswith("qwen3") else {})
     tiny_qwen.KINDS[served_kind(kind)] = replace(
         own,
-        text=own.text | QWEN_TEXT | {"rope_parameters": rope},
+        text=own.text | QWEN_TEXT | experts | {"rope_parameters": rope},
         vision=own.vision | {"out_hidden_size": QWEN_TEXT["hidden_size"]},
     )
     return tiny_qwen.model(served_kind(kind))
@@ -113,6 +115,7 @@ def save_siglip(directory: Path, **vision: Any) -> Path:
 def save_qwen(model: Any, kind: str, directory: Path) -> Path:
     """With its processor."""
     model.save_pretrained(directory)
+    _transpose_experts(directory)
     named = {
         "<|vision_start|>": tiny_qwen.START,
         "<|vision_end|>": tiny_qwen.END,
@@ -130,8 +133,9 @@ def save_qwen(model: Any, kind: str, directory: Path) -> Path:
         "image_std": [0.5, 0.5, 0.5],
     }
     prefix = tiny_qwen.KINDS[kind].prefix
-    video = transformers.Qwen3VLVideoProcessor if kind == "qwen3" else transformers.Qwen2VLVideoProcessor
-    processor = getattr(transformers, f"{prefix}Processor")(
+    video = transformers.Qwen3VLVideoProcessor if kind.startswith("qwen3") else transformers.Qwen2VLVideoProcessor
+    # A mixture of experts has its own config and model, and the processor of its kin.
+    processor = getattr(transformers, f"{prefix.removesuffix('Moe')}Processor")(
         image_processor=transformers.Qwen2VLImageProcessor(**sizes),
         tokenizer=tokenizer(named),
         video_processor=video(**sizes),
@@ -143,7 +147,15 @@ def save_qwen(model: Any, kind: str, directory: Path) -> Path:
 
 def _rename(directory: Path, old: str, new: str) -> None:
     """transformers 5 saves SigLIP's tower without a part of its names that vLLM reads."""
+    _rewrite(directory, lambda name, tensor: (name if new in name else name.replace(old, new), tensor))
+
+
+def _transpose_experts(directory: Path) -> None:
+    """Published checkpoints hold a layer's experts as `[experts, in, out]`, transformers 5 as `[experts, out, in]`."""
+    _rewrite(directory, lambda name, tensor: (name, tensor.mT.contiguous() if ".experts." in name else tensor))
+
+
+def _rewrite(directory: Path, change: Callable[[str, torch.Tensor], tuple[str, torch.Tensor]]) -> None:
     path = directory / "model.safetensors"
-    tensors = load_file(path)
-    renamed = {name if new in name else name.replace(old, new): tensor for name, tensor in tensors.items()}
-    save_file(renamed, path, metadata={"format": "pt"})
+    tensors = dict(change(name, tensor) for name, tensor in load_file(path).items())
+    save_file(tensors, path, metadata={"format": "pt"})

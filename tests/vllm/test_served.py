@@ -11,7 +11,7 @@ from tests.vllm import engine
 from tests.vllm.engine import Engine, Request
 from tests.vllm.family import BEHIND, Family
 
-pytestmark = pytest.mark.parametrize("family", ["llava", "qwen2.5", "qwen3"], indirect=True)
+pytestmark = pytest.mark.parametrize("family", ["llava", "qwen2.5", "qwen3", "qwen3-moe"], indirect=True)
 
 
 @pytest.fixture(scope="module")
