@@ -1,4 +1,4 @@
-"""What knows a model: `apply_fastvid` plugs the operator into LLaVA, Qwen-VL and its kin."""
+"""Model adapters: `apply_fastvid` adds FastVID pruning to LLaVA, Qwen-VL and related models."""
 
 from fastvid_kernels.adapters.apply import apply_fastvid
 from fastvid_kernels.adapters.handle import FastVidHandle

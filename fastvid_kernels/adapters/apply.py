@@ -19,7 +19,7 @@ from fastvid_kernels.config import Hyperparameters, PruneConfig, resolve_config
 from fastvid_kernels.methods import Method
 from fastvid_kernels.vision import SiglipHead
 
-# Each knows some classes of one package (`PACKAGE`, `MODELS`).
+# Each adapter supports some classes (`MODELS`) of one package (`PACKAGE`).
 _ADAPTERS = (llava_onevision, llava_next, qwen_vl)
 
 
@@ -34,38 +34,42 @@ def apply_fastvid(
     sink: bool = False,
     **hyperparameters: Unpack[Hyperparameters],
 ) -> FastVidHandle:
-    """Make a model prune its video tokens before its language model sees them; then call it as ever.
+    """Patch a model so that it prunes video tokens before its language model runs; call the model as before.
 
-    Text, images and everything else about the model stay as they are. Survivors keep their original positions.
+    The rest of the model, text and images do not change. Kept tokens keep their original positions.
 
     Args:
-        model: of transformers, `LlavaOnevisionForConditionalGeneration`, or Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5,
-            GLM-4.1V or GLM-4.6V (`...ForConditionalGeneration`, their MoE too); or `LlavaQwenForCausalLM` of the llava
-            package. Before `torch.compile`, and without wrappers such as a PEFT model.
-        siglip: for LLaVA, where its [CLS] attention comes from: a full SigLIP checkpoint's directory or hub id, of
-            which the 13 tensors of its head are read, or a `SiglipHead`; by default google/siglip-so400m-patch14-384.
-            LLaVA's own checkpoints lack this head. Not for the others.
-        attention: what says how much a token matters. By default "siglip" for LLaVA and, for the others, "mean_query",
-            from their own vision tower: published for Qwen2.5-VL, an extension for its kin. These take "received" too.
-            All take one of `fastvid_kernels.vision.ATTENTION_SUBSTITUTES`; none of them is the published method.
-        config: the hyperparameters; those given by name override it. By default what was published for the family:
-            `PruneConfig()` for LLaVA, and with `retention_ratio=0.27, tau=0.84` for the others.
+        model: from transformers, `LlavaOnevisionForConditionalGeneration`, or the `...ForConditionalGeneration` class
+            of Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 (the last two also as MoE), GLM-4.1V or GLM-4.6V; from the llava
+            package, `LlavaQwenForCausalLM`. Pass the model before `torch.compile`, and without a wrapper such as PEFT.
+        siglip: for LLaVA only: the SigLIP head that gives [CLS] attention, because LLaVA's own checkpoints lack it.
+            A `SiglipHead`, or the directory or hub id of a full SigLIP checkpoint, of which only the 13 tensors of the
+            head are read. Default: google/siglip-so400m-patch14-384.
+        attention: name of the score that ranks tokens. LLaVA defaults to "siglip". The other models default to
+            "mean_query", computed from their own vision tower: published for Qwen2.5-VL, an extension for the rest.
+            They also accept "received". Every model accepts the names in
+            `fastvid_kernels.vision.ATTENTION_SUBSTITUTES`, none of which is the published method.
+        config: the hyperparameters; keyword hyperparameters override them. The default is what was published for the
+            model family: `PruneConfig()` for LLaVA, `PruneConfig(retention_ratio=0.27, tau=0.84)` for the others.
         backend: as in `prune`.
-        method: another way to prune, to compare FastVID with: a name of `fastvid_kernels.methods.names()`, or a method
-            of `fastvid_kernels.methods.get`, its options chosen. All but FastVID read the retention ratio alone, and
-            have no gradient. Where one needs no attention, none is computed, and no SigLIP head is read.
-        sink: lower the attention of places that draw it in all frames, before it is used (SToP, arXiv 2604.20937).
+        method: another pruning method, to compare with FastVID: a name from `fastvid_kernels.methods.names()`, or a
+            method with options from `fastvid_kernels.methods.get`. Methods other than FastVID read no hyperparameter
+            but `retention_ratio`. Only FastVID without options has a gradient. If the method needs no attention, none
+            is computed and no SigLIP head is read, unless `siglip` or `attention` is given.
+        sink: lower the attention of positions that attract it in all frames (attention sinks) before tokens are
+            ranked (SToP, arXiv 2604.20937).
         **hyperparameters: see `PruneConfig`; `retention_ratio=0.1` keeps a tenth of the video tokens.
 
     Returns:
-        A handle whose `remove()` restores the model; as a context manager it does so at the end of the block.
+        A handle; its `remove()` restores the model. As a context manager, it restores the model when the block ends.
 
     Raises:
-        TypeError: no such model or hyperparameter, or one that the method does not read, or an argument is of a wrong
-            type.
-        ValueError: a value is out of range, the head does not fit the model, or the backend not its device.
-        RuntimeError: the model is patched already, or its library's version is not supported.
-        OSError: no SigLIP checkpoint could be read.
+        TypeError: the model or a hyperparameter is not known, the method does not read a given hyperparameter, or an
+            argument has the wrong type.
+        ValueError: a value is out of range, the SigLIP head does not fit the model, or the backend does not support
+            the model's device.
+        RuntimeError: the model is already patched, or the installed version of transformers is not supported.
+        OSError: the SigLIP checkpoint could not be read.
 
     Source: FastVID, arXiv 2503.11187, section 3; SPEC section 6 for positions.
     """
@@ -79,7 +83,7 @@ def apply_fastvid(
 
 
 def _method(method: Any, hyperparameters: Hyperparameters, sink: bool) -> Method | None:
-    """What prunes instead of the operator, which is FastVID itself."""
+    """The method that prunes instead of the operator; None for FastVID itself, which is the operator."""
     if isinstance(method, str):
         method = methods.get(method)
     if method is None:
@@ -90,7 +94,7 @@ def _method(method: Any, hyperparameters: Hyperparameters, sink: bool) -> Method
         return None
     unread = hyperparameters.keys() - {"retention_ratio"}
     if unread and method.name != "fastvid":
-        raise TypeError(f"{', '.join(sorted(unread))} must be left out: {method.name} reads retention_ratio alone")
+        raise TypeError(f"{', '.join(sorted(unread))} must be left out: {method.name} reads only retention_ratio")
     if sink and not method.needs_attention:
         raise ValueError(f"sink must be False for {method.name}, which reads no attention, got True")
     return method
@@ -119,4 +123,4 @@ def _adapter_of(model: nn.Module) -> ModuleType:
                 adapter.check_version()
                 return adapter
     supported = "; ".join(f"{adapter.PACKAGE}'s {', '.join(adapter.MODELS)}" for adapter in _ADAPTERS)
-    raise TypeError(f"model must be one of {supported}; itself and not a wrapper around it; got {type(model).__name__}")
+    raise TypeError(f"model must be one of {supported}, and not a wrapper around one, got {type(model).__name__}")

@@ -1,14 +1,14 @@
-"""A decoder that leaves out the dropped tokens among its input embeddings.
+"""Hooks that make a decoder skip the dropped tokens among its input embeddings.
 
-Three hooks on the language model, and nothing outside it. A dropped token is an embedding of nothing but -inf
-(`mark_dropped`): so the choice travels with the embeddings through whatever lies between vision tower and decoder.
+There are three hooks on the language model; nothing outside it changes. A dropped token is marked by an embedding whose
+channels are all -inf (`mark_dropped`), so the choice travels with the embeddings from the vision tower to the decoder.
 
-- Before the decoder: kept embeddings, their mask and their positions are gathered, rows of a batch padded on the left.
-  The decoder itself is told contiguous positions, since it reads gaps as the borders of packed sequences.
-- Before its rotary embedding: the positions that the kept tokens had.
-- After the decoder: hidden states go back to where their tokens were, zeros elsewhere, so that logits, labels and
-  `logits_to_keep` mean what they meant; and the cache learns what it holds. A row that ends with a dropped token ends
-  with the state of its last survivor, from which the next token follows.
+- Before the decoder: the kept embeddings, their mask and their positions are gathered; the rows of a batch are padded
+  on the left. The decoder itself gets contiguous positions, because it takes gaps for borders of packed sequences.
+- Before its rotary embedding: the contiguous positions are replaced by the original ones of the kept tokens.
+- After the decoder: hidden states are scattered to the original places of their tokens, with zeros elsewhere, so that
+  logits, labels and `logits_to_keep` keep their meaning. The cache records which tokens it holds. If a row ends with a
+  dropped token, that place gets the state of the last kept token, because the next token is predicted from there.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from torch.utils.hooks import RemovableHandle
 from fastvid_kernels.adapters.cache import PrunedEntries, as_cache, pruned_part, remember, set_counting_entries
 from fastvid_kernels.adapters.versions import cache_name, cache_of
 
-# Layers that see the whole past, if only as a state.
+# Layers that depend on the whole past: by attention, or through a recurrent state.
 _WHOLE_PAST = ("full_attention", "linear_attention")
 
 
 def mark_dropped(tokens: Tensor, kept: Tensor, indices: Tensor) -> Tensor:
-    """All tokens of a video, the dropped ones marked.
+    """Return all tokens of a video, with the dropped ones marked.
 
     Args:
         tokens: `[F, N, D]`, the video's tokens.
-        kept: `[F * K, D]`, those that `prune` left.
+        kept: `[F * K, D]`, the kept tokens, as `prune` returns them.
         indices: int64 `[F * K]`, their flat indices.
 
     Returns:
-        `[F, N, D]`: kept tokens in their places, -inf everywhere else.
+        `[F, N, D]`: the kept tokens at their places, -inf everywhere else.
     """
     return torch.full_like(tokens, -math.inf).flatten(0, 1).index_copy(0, indices, kept).view(tokens.shape)
 
 
 def has_sliding_window(config: Any) -> bool:
-    """Whether some layer of a language model attends to a window of its past only; families say so in either way."""
+    """Whether some layer attends only to a window of the past; `layer_types` or else `sliding_window` tells."""
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return any(kind not in _WHOLE_PAST for kind in kinds)
@@ -51,12 +51,12 @@ def has_sliding_window(config: Any) -> bool:
 
 
 def masks_for_pruned_decoder(*, inputs_embeds: Tensor, **given: Any) -> Any:
-    """In place of `create_masks_for_generate`: the mask of tokens as it is, wherever some may be missing."""
+    """Replace `create_masks_for_generate`: return the token mask unchanged wherever tokens may be missing."""
     if inputs_embeds.shape[1] > 1 or pruned_part(cache_of(given)) is not None:
         return given["attention_mask"]
     from transformers.masking_utils import create_masks_for_generate
 
-    # Of one shape at each step, which is what a compiled decoder wants.
+    # This mask has the same shape at each step, as a compiled decoder needs.
     return create_masks_for_generate(inputs_embeds=inputs_embeds, **given)
 
 
@@ -65,11 +65,11 @@ class _Gathered:
     """Which tokens of a call the decoder sees.
 
     Attributes:
-        source: int64 `[B, S]`, their places among the call's tokens; the first of a row may be padding.
-        real: bool `[B, S]`, which of them are not.
-        padded: whether any is padding.
-        last: int64 `[B]`, the place of each row's last token that is not masked, dropped or not.
-        length: tokens of the call, dropped ones included.
+        source: int64 `[B, S]`, indices of these tokens among the call's tokens; a row may begin with padding.
+        real: bool `[B, S]`, False where `source` is padding.
+        padded: whether any entry is padding.
+        last: int64 `[B]`, index of each row's last token that is not masked, dropped or not.
+        length: number of tokens of the call, dropped ones included.
     """
 
     source: Tensor
@@ -80,7 +80,7 @@ class _Gathered:
 
 
 class PrunedDecoder:
-    """The hooks of one language model, and what they tell each other during a call."""
+    """The hooks of one language model, and the state they share during a call."""
 
     def __init__(self, language_model: nn.Module) -> None:
         self._language_model = language_model
@@ -90,7 +90,7 @@ class PrunedDecoder:
         self._cache_will_hold: PrunedEntries | None = None
 
     def attach(self) -> list[RemovableHandle]:
-        """Put the hooks in place."""
+        """Register the hooks."""
         rotary_embedding = self._language_model.get_submodule("rotary_emb")
         return [
             self._language_model.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -102,7 +102,7 @@ class PrunedDecoder:
         self._forget_call()
         kwargs = kwargs | dict(zip(_positional(), args, strict=False))
         mask, cache = kwargs.get("attention_mask"), cache_of(kwargs)
-        # An interrupt skips `_after`.
+        # Reset what an interrupted call left, since an interrupt skips `_after`.
         set_counting_entries(cache, False)
         past = pruned_part(cache)
         gathered = _find_dropped(kwargs.get("inputs_embeds"), mask)
@@ -119,7 +119,7 @@ class PrunedDecoder:
         positions = kwargs.get("position_ids")
         if positions is None:
             positions = (torch.arange(length, device=inputs.device) + seen)[None]
-        # Some families give several rows of positions, of which the last are those of the rotary embedding.
+        # Some families give several rows of positions; the last ones are for the rotary embedding (`_rows_like`).
         positions = positions.to(inputs.device)[..., -length:]
         positions = positions.expand(*positions.shape[:-2], batch, length)
         past_real = _past_real(past, mask, batch, entries, length)
@@ -131,7 +131,7 @@ class PrunedDecoder:
             positions = positions.gather(-1, source.expand(*positions.shape[:-1], -1))
             _check_state(self._is_recurrent, entries, gathered)
             _gather_deepstack(kwargs, gathered)
-            # A mask of ones stays a mask: FlashAttention needs one to tell which entries of a static cache are filled.
+            # Keep a mask of ones: FlashAttention needs it to tell which entries of a static cache are filled.
             own_real = real if gathered.padded or mask is not None else None
             self._gathered = gathered
             self._cache_will_hold = _extended(past, past_real, gathered, int(seen))
@@ -141,7 +141,7 @@ class PrunedDecoder:
         if kwargs.get("cache_position") is not None:
             kwargs["cache_position"] = kwargs["position_ids"][0]
         if "return_dict" in kwargs:
-            # `_after` needs the names; a caller who wanted a tuple can index what it gets.
+            # `_after` reads fields by name; a caller who asked for a tuple can still index the output.
             kwargs["return_dict"] = True
         self._positions = positions
         return (), kwargs
@@ -178,19 +178,19 @@ class PrunedDecoder:
 
 
 def _positional() -> tuple[str, ...]:
-    """The first parameters of a language model."""
+    """Names of a language model's first parameters, in order."""
     return ("input_ids", "attention_mask", "position_ids", cache_name(), "inputs_embeds")
 
 
 def _rows_like(asked: Tensor, own: Tensor) -> Tensor:
-    """Positions `[B, S]` or `[rows, B, S]` in as many rows as were asked for: a row for text may stand before them."""
+    """`own` positions, `[B, S]` or `[rows, B, S]`, in as many rows as `asked` has, without a leading row for text."""
     if asked.dim() == own.dim():
         return own if own.dim() == 2 else own[-len(asked) :].expand(len(asked), -1, -1)
     return own.expand(len(asked), -1, -1)
 
 
 def _gather_deepstack(kwargs: dict[str, Any], gathered: _Gathered) -> None:
-    """Where a decoder adds features of visual tokens to its first layers: those of the kept ones, in place."""
+    """Select the kept tokens' DeepStack features, which the first layers of a decoder add; changes `kwargs`."""
     is_visual, features = kwargs.get("visual_pos_masks"), kwargs.get("deepstack_visual_embeds")
     if is_visual is None or features is None:
         return
@@ -201,17 +201,17 @@ def _gather_deepstack(kwargs: dict[str, Any], gathered: _Gathered) -> None:
 
 
 def _check_state(is_recurrent: bool, entries: Any, gathered: _Gathered) -> None:
-    """A state goes on through padding: only before the first token does that change nothing."""
+    """Refuse padding after the first token, where it would change a recurrent state; before, it changes nothing."""
     if is_recurrent and gathered.padded and int(entries) > 0:
         raise ValueError(
-            "a video that continues a conversation must leave each row of the batch as many tokens where the model "
-            "has linear attention, whose state would take in the padding: continue the rows one by one; and a chunk "
-            "of a prompt must hold a kept token: use larger chunks"
+            "each row of the batch must keep the same number of tokens, and at least one, once the cache holds tokens "
+            "and the model has linear attention, whose state would be changed by padding: continue the rows one by "
+            "one, or use larger chunks of the prompt"
         )
 
 
 def _find_dropped(embeds: Tensor | None, mask: Any) -> _Gathered | None:
-    """The tokens that are left, if some are marked as dropped. One wait for the device; none for a single token."""
+    """The kept tokens, or None if no token is marked as dropped. Waits for the device once, but not for one token."""
     if embeds is None or embeds.shape[1] == 1:
         return None
     dropped = (embeds == -math.inf).all(-1)
@@ -224,7 +224,7 @@ def _find_dropped(embeds: Tensor | None, mask: Any) -> _Gathered | None:
     if number_dropped == 0:
         return None
     most = max(most, 1)
-    # A stable sort of what to keep: the kept tokens in order at the end, some others before them where a row has fewer.
+    # A stable sort puts the kept tokens of a row at its end, in order; a row with fewer gets others before them.
     source = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, -most:]
     last = embeds.shape[1] - 1 - present.flip(1).to(torch.uint8).argmax(1)
     return _Gathered(source, keep.gather(1, source), least < most, last, embeds.shape[1])
@@ -268,7 +268,7 @@ def _joined(past: Tensor | None, own: Tensor | None, batch: int, entries: Any, l
 
 
 def _extended(past: PrunedEntries | None, past_real: Tensor | None, gathered: _Gathered, seen: int) -> PrunedEntries:
-    """What a cache of `seen` tokens holds after the call."""
+    """What a cache that represents `seen` tokens holds after the call."""
     source, real = gathered.source, gathered.real
     padded = gathered.padded or past_real is not None
     if past_real is None:

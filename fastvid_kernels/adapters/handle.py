@@ -1,4 +1,4 @@
-"""The handle that `apply_fastvid` returns, which undoes what it did."""
+"""The handle that `apply_fastvid` returns; it undoes the patch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ATTRIBUTE = "fastvid_handle"
 
 
 class FastVidHandle:
-    """A patched model; as a context manager it takes the patch off at the end, also after an exception.
+    """A patched model. As a context manager, it removes the patch when the block ends, also after an exception.
 
     The model refers to it as `model.fastvid_handle`.
 
@@ -35,7 +35,7 @@ class FastVidHandle:
     @classmethod
     @contextmanager
     def undone_on_error(cls, model: nn.Module, config: PruneConfig) -> Iterator[FastVidHandle]:
-        """A handle to which a block adds what it changes; if the block fails, nothing stays changed."""
+        """Yield a handle that records the changes made in a block; if the block raises, they are undone."""
         handle = cls(model, config)
         try:
             yield handle
@@ -44,11 +44,11 @@ class FastVidHandle:
             raise
 
     def add_hooks(self, hooks: list[RemovableHandle]) -> None:
-        """Take charge of some hooks."""
+        """Record hooks, which `remove` will remove."""
         self._hooks += hooks
 
     def set_attribute(self, owner: nn.Module, name: str, value: Any) -> None:
-        """Hide a class's attribute behind one of the instance."""
+        """Set an attribute on an instance, which hides the one of its class until `remove`."""
         if name in owner.__dict__:
             raise RuntimeError(
                 f"{type(owner).__name__}.{name} is set on the instance by someone else: undo that before apply_fastvid"
@@ -74,13 +74,13 @@ class FastVidHandle:
 
 
 def check_not_patched(model: nn.Module) -> None:
-    """Raise if a model is patched already.
+    """Raise if a model is already patched.
 
     Raises:
-        RuntimeError: it is.
+        RuntimeError: the model is patched.
     """
     if _ATTRIBUTE in model.__dict__:
         raise RuntimeError(
-            f"{type(model).__name__} is pruned by FastVID already: call model.{_ATTRIBUTE}.remove() before applying it "
-            "with other settings"
+            f"{type(model).__name__} is pruned by FastVID already: call model.{_ATTRIBUTE}.remove() before "
+            "apply_fastvid with other settings"
         )

@@ -2,11 +2,11 @@
 
 Changes to the instance, all undone by `FastVidHandle.remove`:
 
-- `prepare_inputs_labels_for_multimodal` lets a hook on `mm_projector` keep what goes through it for so long;
-- `get_2dPool`, which llava calls for videos and for nothing else, marks the tokens that are dropped;
-- `add_token_per_grid` and `add_token_per_frame` mark a newline too where all tokens of its row, or frame, are dropped;
-- the hooks of `PrunedDecoder` on the language model;
-- `create_masks_for_generate` leaves masks of static caches to the decoder, which alone knows what the cache holds.
+- while `prepare_inputs_labels_for_multimodal` runs, a hook on `mm_projector` records its input and output;
+- `get_2dPool`, which llava calls only for videos, marks the dropped tokens;
+- `add_token_per_grid` and `add_token_per_frame` also mark a newline if all tokens of its row, or frame, are dropped;
+- the hooks of `PrunedDecoder` are registered on the language model;
+- `create_masks_for_generate` leaves masks of static caches to the decoder: only its hooks know what the cache holds.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ _STRIDE = 2
 
 
 def check_version() -> None:
-    """Raise if transformers is none of the versions this was tested with.
+    """Raise if this adapter was not tested with the installed version of transformers.
 
     Raises:
-        RuntimeError: it is not.
+        RuntimeError: it was not.
     """
     check_transformers(
         "4.46",
-        "4.40.2, which llava pins, makes its rotary table as long as the cache, so that survivors cannot keep their "
-        "original positions; llava runs as it is with 4.51.3",
+        "4.40.2, which llava pins, makes its rotary table only as long as the cache, so kept tokens cannot keep their "
+        "original positions; llava runs unchanged with 4.51.3",
     )
 
 
 class ProjectorRecord:
-    """A hook that remembers which patches became which features, while a `RecordedCall` runs."""
+    """A hook on the projector that records its input patches and output features while a `RecordedCall` runs."""
 
     def __init__(self, projector: nn.Module) -> None:
         self._projector = projector
@@ -62,28 +62,28 @@ class ProjectorRecord:
         self._features: Tensor | None = None
 
     def attach(self) -> list[RemovableHandle]:
-        """Put the hook in place."""
+        """Register the hook."""
         return [self._projector.register_forward_hook(self._keep)]
 
     def start(self) -> None:
-        """Remember from here on."""
+        """Start recording."""
         self._recording = True
 
     def forget(self) -> None:
-        """Stop, and let go of what was remembered."""
+        """Stop recording, and drop what was recorded."""
         self._recording, self._patches, self._features = False, None, None
 
     def patches_of(self, features: Tensor) -> Tensor:
         """The patches `[F, P, H]` that were projected to some frames' features `[F, P, D]`.
 
-        llava projects the frames of all videos and images at once and splits the result: where a split begins in the
-        memory of the whole says which frames it has.
+        llava projects the frames of all videos and images at once and then splits the result. The storage offset of a
+        split therefore tells which frames it holds.
         """
         patches, whole = self._patches, self._features
         if patches is None or whole is None or not _share_memory(features, whole):
             raise RuntimeError(
-                "get_2dPool of the model must be called by prepare_inputs_labels_for_multimodal, on what mm_projector "
-                "returned there: a llava that prepares videos in another way is not supported, and after replacing "
+                "get_2dPool of the model must be called by prepare_inputs_labels_for_multimodal, on the output of "
+                "mm_projector: a llava that prepares videos in another way is not supported; after replacing "
                 "mm_projector, call model.fastvid_handle.remove() and apply_fastvid again"
             )
         first = (features.storage_offset() - whole.storage_offset()) // whole.stride(0)
@@ -98,18 +98,18 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
-# What replaces a method is an object and no closure: a deep copy of the model then has its own, bound to the copy.
+# Methods are replaced by objects, not closures, so that a deep copy of the model gets its own, bound to the copy.
 
 
 class RecordedCall:
-    """A method during which a record is kept."""
+    """A method that is recorded while it runs."""
 
     def __init__(self, original: Callable[..., Any], record: ProjectorRecord) -> None:
         self._original = original
         self._record = record
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the method returns."""
+        """Call the method while recording, and return its result."""
         self._record.start()
         try:
             return self._original(*args, **kwargs)
@@ -118,7 +118,7 @@ class RecordedCall:
 
 
 class MarkedPooling:
-    """`get_2dPool` with its dropped tokens marked."""
+    """`get_2dPool` that marks dropped tokens."""
 
     def __init__(
         self, original: Callable[..., Tensor], record: ProjectorRecord, score: PatchScorer, pruner: VideoPruner
@@ -129,7 +129,7 @@ class MarkedPooling:
         self._pruner = pruner
 
     def __call__(self, features: Tensor, stride: int = _STRIDE) -> Tensor:
-        """Pooled features `[F, N, D]`, -inf where dropped, of projected features `[F, P, D]`."""
+        """Pool projected features `[F, P, D]` to `[F, N, D]`, with -inf where a token is dropped."""
         if stride != _STRIDE:
             raise ValueError(f"get_2dPool must pool with stride {_STRIDE} where video tokens are pruned, got {stride}")
         video = self._score(self._record.patches_of(features), self._original(features, stride))
@@ -137,16 +137,16 @@ class MarkedPooling:
 
 
 class MarkedNewlines:
-    """`add_token_per_grid` or `add_token_per_frame` that marks the newlines of which no token is left.
+    """`add_token_per_grid` or `add_token_per_frame` that also marks newlines whose tokens are all dropped.
 
-    A newline that is kept stands where it stood: it ends a row of the grid, or a frame, that has a survivor.
+    A newline ends a row of the grid, or a frame. It is kept, at its place, if at least one token there is kept.
     """
 
     def __init__(self, original: Callable[[Tensor], Tensor]) -> None:
         self._original = original
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """The stream of tokens and newlines, -inf where dropped, of tokens `[F, N, D]`, -inf where dropped."""
+        """Add newlines to tokens `[F, N, D]`; dropped tokens and dropped newlines are -inf."""
         stream = self._original(tokens)
         channels = stream.shape[-1]
         newlines = (stream.numel() - tokens.numel()) // channels
@@ -160,13 +160,13 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
     """Make a `LlavaQwenForCausalLM` prune its videos.
 
     Args:
-        model: the model, its vision tower loaded.
-        settings: how.
+        model: the model, with its vision tower loaded.
+        settings: the arguments of `apply_fastvid`.
 
     Raises:
-        ValueError: the model's configuration is one that this adapter does not know, its head does not fit, or no
-            token would be kept.
-        OSError: no SigLIP checkpoint could be read.
+        ValueError: this adapter does not support the model's configuration, the SigLIP head does not fit the model, or
+            no token would be kept.
+        OSError: the SigLIP checkpoint could not be read.
 
     Source: SPEC section 8 for the newlines.
     """

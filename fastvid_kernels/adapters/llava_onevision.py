@@ -2,10 +2,10 @@
 
 Changes to the instance, all undone by `FastVidHandle.remove`:
 
-- `model.model.get_video_features` marks the tokens that are dropped; placeholders and counts stay as they are;
-- a hook on `multi_modal_projector` shows what enters it;
-- the hooks of `PrunedDecoder` on the language model;
-- `model.create_masks_for_generate` leaves the masks of static caches to the decoder, which knows what the cache holds.
+- `model.model.get_video_features` marks the dropped tokens; placeholders and their number do not change;
+- a hook on `multi_modal_projector` records its input;
+- the hooks of `PrunedDecoder` are registered on the language model;
+- `model.create_masks_for_generate` leaves masks of static caches to the decoder: its hooks know what the cache holds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DEFAULTS = PruneConfig()
 
 
 class MarkedVideoFeatures:
-    """`get_video_features` with its dropped tokens marked."""
+    """`get_video_features` that marks dropped tokens."""
 
     def __init__(
         self, original: Any, capture: InputCapture, score: PatchScorer, pruner: VideoPruner, tokens_per_frame: int
@@ -45,7 +45,7 @@ class MarkedVideoFeatures:
         self._score = score
         self._pruner = pruner
         self._tokens_per_frame = tokens_per_frame
-        # `generate` asks which of its arguments this one takes.
+        # `generate` reads this signature to choose the arguments it passes.
         self.__signature__ = inspect.signature(original)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -58,7 +58,7 @@ class MarkedVideoFeatures:
         features = outputs.pooler_output
         videos, _, channels = features.shape
         frames, n = len(patches), self._tokens_per_frame
-        # The newline, where there is one already, follows the last frame.
+        # If the features already include a newline, it follows the last frame.
         tokens, newline = features.split([frames // videos * n, features.shape[1] - frames // videos * n], dim=1)
         video = self._score(patches, tokens.reshape(frames, n, channels))
         marked = self._pruner(video.split(videos))
@@ -71,16 +71,17 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
 
     Args:
         model: the model.
-        settings: how.
+        settings: the arguments of `apply_fastvid`.
 
     Raises:
-        ValueError: the model's configuration is one that this adapter does not know, or its head does not fit.
-        OSError: no SigLIP checkpoint could be read.
+        ValueError: this adapter does not support the model's configuration, the SigLIP head does not fit the model, or
+            no token would be kept.
+        OSError: the SigLIP checkpoint could not be read.
     """
     vision = model.config.vision_config
     if not isinstance(model.config.vision_feature_layer, int):
         raise ValueError(
-            "vision_feature_layer of the model must be one layer, whose patches are scored, got "
+            "vision_feature_layer of the model must be the number of one layer, got "
             f"{model.config.vision_feature_layer}"
         )
     if model.config.vision_feature_select_strategy != "full":

@@ -1,4 +1,4 @@
-"""From videos and the attention of their tokens to marked video tokens."""
+"""Prune the tokens of videos by their attention, and mark the dropped ones."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from fastvid_kernels.vision import without_sinks
 
 @dataclass(frozen=True)
 class Video:
-    """What a model knows of a video when it prunes it; all on one device.
+    """The tensors of one video that pruning needs, all on one device.
 
     Attributes:
         tokens: `[F, N, D]`, projected and pooled.
         attention: `[F, N]`.
-        features: `[F, G]`, global features of the frames; None: their mean tokens.
+        features: `[F, G]`, global features of the frames; None: the frames' mean tokens are used.
     """
 
     tokens: Tensor
@@ -38,7 +38,7 @@ class Video:
     features: Tensor | None = None
 
     def split(self, videos: int) -> list[Video]:
-        """Its frames as so many videos of one length."""
+        """Split the frames into `videos` videos of equal length."""
         length = len(self.tokens) // videos
         parts = (self.tokens, self.attention, self.features)
         split = [[None] * videos if part is None else part.split(length) for part in parts]
@@ -46,13 +46,13 @@ class Video:
 
 
 class VideoPruner:
-    """Prunes the tokens of a model's videos: one call of the operator for all videos of a call whose frames are alike.
+    """Prunes videos, with one call of the operator for all videos that have the same number of tokens a frame.
 
     Args:
         config: the hyperparameters.
         backend: as in `prune`.
-        method: what prunes instead of the operator.
-        sink: correct attention for sinks.
+        method: the method that prunes instead of the operator, if any.
+        sink: whether to lower the attention of sinks first.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class VideoPruner:
 
     @classmethod
     def of(cls, settings: Settings) -> VideoPruner:
-        """The pruner that was asked for."""
+        """The pruner for these settings."""
         return cls(settings.config, settings.backend, settings.method, settings.sink)
 
     def __call__(self, videos: Sequence[Video]) -> list[Tensor]:
@@ -76,7 +76,7 @@ class VideoPruner:
             videos: of any sizes.
 
         Returns:
-            For each, `[F, N, D]`: the kept tokens, merged where they were merged, in their places, -inf elsewhere.
+            For each video `[F, N, D]`: the kept tokens, after merging, at their places, and -inf elsewhere.
         """
         with part_of_pruning(videos[0].tokens.device):
             return self._marked(videos)
@@ -113,7 +113,7 @@ class VideoPruner:
 
 
 class LazyWarmup:
-    """Compiles, at a model's first video of a kind, what its later ones will need too.
+    """Compiles the kernels for all videos of a kind (device, channels, dtypes) when the first one is pruned.
 
     Args:
         config: the hyperparameters.
@@ -126,11 +126,11 @@ class LazyWarmup:
         self._warm: set[Any] = set()
 
     def __call__(self, tokens: Tensor, attention: Tensor, features: Tensor | None) -> None:
-        """Before a call of the operator on these; nothing where its kernels will not run."""
+        """Compile before the operator is called on these tensors; do nothing if its kernels will not run."""
         if torch.compiler.is_compiling() or self._backend == "eager":
             return
         channels, dtype = (None, None) if features is None else (features.shape[1], features.dtype)
-        # A model that only serves need not wait for what a training step runs.
+        # Inference need not wait for the kernels of the backward pass.
         backward = torch.is_grad_enabled() and tokens.requires_grad
         kind = (tokens.device, tokens.shape[2], tokens.dtype, attention.dtype, channels, dtype, backward)
         if kind in self._warm or backend_for(tokens.device, *tokens.shape[:2]) != "triton":
@@ -156,7 +156,7 @@ def _features(video: Video) -> Tensor:
 
 
 class InputCapture:
-    """A hook that keeps the input of a module while it is asked to."""
+    """A hook that records the input of a module during a call of `of`."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -164,11 +164,11 @@ class InputCapture:
         self._input: Tensor | None = None
 
     def attach(self) -> list[RemovableHandle]:
-        """Put the hook in place."""
+        """Register the hook."""
         return [self._module.register_forward_pre_hook(self._keep)]
 
     def of(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
-        """What `run` returns, and the module's last input while it ran."""
+        """Call `run`; return its result, and the last input that the module got meanwhile."""
         self._wanted, self._input = True, None
         try:
             result = run(*args, **kwargs)
@@ -179,8 +179,8 @@ class InputCapture:
     def _taken(self) -> Tensor:
         if self._input is None:
             raise RuntimeError(
-                f"the {type(self._module).__name__} that projected patches when FastVID was applied did not run: where "
-                "it was replaced, call model.fastvid_handle.remove() and apply_fastvid again"
+                f"the {type(self._module).__name__} that was the projector when FastVID was applied did not run: if it "
+                "was replaced, call model.fastvid_handle.remove() and apply_fastvid again"
             )
         return self._input
 

@@ -1,13 +1,13 @@
-"""Qwen-VL and its kin of transformers: towers without [CLS], frames of any size, three rows of positions.
+"""Qwen-VL and related models of transformers: no [CLS] token, frames of any size, three rows of positions (M-RoPE).
 
 Changes to the instance, all undone by `FastVidHandle.remove`:
 
-- `model.model.get_video_features` marks the tokens that are dropped; placeholders and counts stay as they are;
+- `model.model.get_video_features` marks the dropped tokens; placeholders and their number do not change;
 - two hooks on the last block of `visual` score the tokens;
-- the hooks of `PrunedDecoder` on the language model;
-- `model.create_masks_for_generate` leaves the masks of static caches to the decoder, which knows what the cache holds.
+- the hooks of `PrunedDecoder` are registered on the language model;
+- `model.create_masks_for_generate` leaves masks of static caches to the decoder: its hooks know what the cache holds.
 
-A frame here is what the tower calls one: two sampled frames in one temporal patch.
+A frame here is one temporal patch of the tower, which holds two sampled frames.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# `torch.compiler.disable` of which importing does not import the compiler.
+# Like `torch.compiler.disable`, but importing it does not import the compiler.
 from torch._compile import _disable_dynamo
 
 from fastvid_kernels.adapters.decoder import PrunedDecoder, has_sliding_window, masks_for_pruned_decoder
@@ -42,12 +42,12 @@ DEFAULT_ATTENTION = "mean_query"
 
 
 def in_rows(tower: Any, grids: Tensor) -> Tensor | None:
-    """The tower has the tokens of a frame in rows."""
+    """For a tower that orders a frame's tokens row by row: None, as nothing has to be reordered."""
     return None
 
 
 def in_windows(tower: Any, grids: Tensor) -> Tensor | None:
-    """The tower has the tokens of a frame window by window: for each of its tokens, the place in rows."""
+    """For a tower that orders a frame's tokens window by window: the row-by-row index of each of its tokens."""
     from transformers.vision_utils import get_vision_window_index
 
     order: Tensor = get_vision_window_index(
@@ -58,11 +58,11 @@ def in_windows(tower: Any, grids: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Family:
-    """What the adapter has to know of a model's class.
+    """What the adapter must know about a model class.
 
     Attributes:
-        grids: the argument of `get_video_features` that says how many frames, rows and columns of patches a video has.
-        order: in which order the tower's last block has the tokens.
+        grids: the argument of `get_video_features` with the number of frames, patch rows and patch columns of videos.
+        order: gives the token order of the tower's last block: the row-by-row index of each token, None if equal.
     """
 
     grids: str = "video_grid_thw"
@@ -82,15 +82,15 @@ MODELS = {
 
 
 class TokenScorer:
-    """Attention of the tokens of a call's videos: from the tower's last block, or from the tokens alone.
+    """Scores the tokens of a call's videos, from the tower's last block or from the tokens alone.
 
     Args:
-        name: of the attention.
-        family: of the model.
-        tower: its vision tower.
+        name: the name of the attention score.
+        family: the model's family.
+        tower: the model's vision tower.
 
     Raises:
-        ValueError: no such attention.
+        ValueError: there is no attention score of that name.
     """
 
     def __init__(self, name: str, family: Family, tower: Any) -> None:
@@ -108,13 +108,13 @@ class TokenScorer:
         )
 
     def __call__(self, run: Callable[..., Any], grids: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, list[Video]]:
-        """What `run` returns, and the videos among that.
+        """Call `run`; return its result, and the videos in it with their attention.
 
         Args:
-            run: `get_video_features` of the model.
-            grids: int64 `[videos, 3]`.
-            *args: of `run`.
-            **kwargs: of `run`.
+            run: the model's `get_video_features`.
+            grids: int64 `[videos, 3]`: frames, rows and columns of patches.
+            *args: positional arguments of `run`.
+            **kwargs: keyword arguments of `run`.
         """
         sizes: list[Grid] = [(frames, rows, columns) for frames, rows, columns in grids.tolist()]
         scores: list[Tensor] | None = None
@@ -144,17 +144,17 @@ class TokenScorer:
 
 
 class MarkedVideoFeatures:
-    """`get_video_features` with its dropped tokens marked."""
+    """`get_video_features` that marks dropped tokens."""
 
     def __init__(self, original: Any, family: Family, score: TokenScorer, pruner: VideoPruner) -> None:
         self._original = original
         self._family = family
         self._score = score
         self._pruner = pruner
-        # `generate` asks which of its arguments this one takes.
+        # `generate` reads this signature to choose the arguments it passes.
         self.__signature__ = inspect.signature(original)
 
-    # Not traced: how many videos of which sizes is data, and what hooks tell each other is lost between graphs.
+    # Not traced: the number and sizes of the videos are data, and state shared by hooks is lost between graphs.
     @_disable_dynamo
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the model's own method returns, with dropped tokens marked."""
@@ -171,10 +171,10 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
 
     Args:
         model: the model.
-        settings: how.
+        settings: the arguments of `apply_fastvid`.
 
     Raises:
-        ValueError: the model's configuration is one that this adapter does not know, or an argument does not fit it.
+        ValueError: this adapter does not support the model's configuration, or an argument does not fit the model.
 
     Source: the published FastVID for Qwen2.5-VL, without its hyperparameter `ignore`; SPEC section 8.
     """
@@ -202,8 +202,8 @@ def _check_supported(model: Any, settings: Settings) -> None:
     name = type(model).__name__
     if settings.siglip is not None or settings.attention == "siglip":
         raise ValueError(
-            f"siglip is not for {name}, whose attention comes from its own vision tower: leave it out, or choose with "
-            f"attention=..., one of {', '.join((*TOWER_ATTENTION, *ATTENTION_SUBSTITUTES))}"
+            f"siglip cannot be used with {name}, whose attention comes from its own vision tower: leave it out, or set "
+            f"attention to one of {', '.join((*TOWER_ATTENTION, *ATTENTION_SUBSTITUTES))}"
         )
     if has_sliding_window(model.model.language_model.config):
         raise ValueError(f"the language model must have no sliding-window layers, got a {name} with some")

@@ -1,4 +1,4 @@
-"""What says how much each patch of a frame matters: a SigLIP head, or a substitute chosen by name."""
+"""Score the patches of a frame: attention from a SigLIP head, or from a substitute chosen by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastvid_kernels.adapters.stopwatch import part_of_pruning
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, SiglipHead, load_siglip_head
 
 Scorer = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-"""From patches `[F, P, H]`: their attention `[F, P]`, and the frames' global features `[F, G]` if there are any."""
+"""Maps patches `[F, P, H]` to their attention `[F, P]` and the frames' global features `[F, G]`, or None for these."""
 
 
 DEFAULT_SIGLIP = "google/siglip-so400m-patch14-384"
@@ -24,17 +24,18 @@ def scorer(settings: Settings, hidden_size: int) -> Scorer:
     """The scorer for patches of `hidden_size` channels.
 
     Args:
-        settings: where neither a head nor an attention is given, that of `DEFAULT_SIGLIP`.
-        hidden_size: of the vision tower.
+        settings: with neither `siglip` nor `attention`, the head of `DEFAULT_SIGLIP` is used if the method needs
+            attention, and "uniform" otherwise.
+        hidden_size: channels of the vision tower.
 
     Raises:
-        ValueError: no such attention, or the head is for patches of another size.
-        OSError: no SigLIP checkpoint could be read.
+        ValueError: there is no such attention, or the head has another number of channels.
+        OSError: the SigLIP checkpoint could not be read.
     """
     siglip = DEFAULT_SIGLIP if settings.siglip is None else settings.siglip
     attention = settings.attention
     if attention is None:
-        # Whoever gave a head wants its frame features at the least.
+        # If a head is given, at least its frame features are wanted.
         attention = "siglip" if settings.use_attention or settings.siglip is not None else "uniform"
     if attention != "siglip":
         if attention not in ATTENTION_SUBSTITUTES:
@@ -52,11 +53,11 @@ def scorer(settings: Settings, hidden_size: int) -> Scorer:
 
 
 class PatchScorer:
-    """Attention and features of a model's frames from the patches that entered its projector.
+    """Computes attention and features of frames from the patches that entered the model's projector.
 
     Args:
-        score: attention and global features of the patches.
-        pool: brings attention `[F, P]` to the token grid, `[F, N]`, as the model brings its tokens there.
+        score: computes attention and global features of patches.
+        pool: pools attention `[F, P]` to the token grid `[F, N]`, as the model pools its tokens.
     """
 
     def __init__(self, score: Scorer, pool: Callable[[Tensor], Tensor]) -> None:
@@ -64,13 +65,13 @@ class PatchScorer:
         self._pool = pool
 
     def __call__(self, patches: Tensor, tokens: Tensor) -> Video:
-        """What the frames look like to the pruner.
+        """Score the patches, and return what the pruner needs.
 
         Args:
             patches: `[F, P, H]`, the vision tower's features that entered the projector.
             tokens: `[F, N, D]`, the same after projection and pooling.
         """
-        # The gradient of a prune reaches no attention: a training step need not keep what it came from.
+        # `prune` has no gradient for attention, so a training step need not store the scorer's activations.
         with part_of_pruning(patches.device), torch.no_grad():
             attention, features = self._score(patches)
             attention = self._pool(attention).to(tokens.device)
@@ -78,7 +79,7 @@ class PatchScorer:
 
 
 class HeadScorer:
-    """A SigLIP head, or its copy where the patches are and in their dtype; the head itself stays as it was given."""
+    """Scores with a SigLIP head, copied to the patches' device and dtype if needed; the given head does not change."""
 
     def __init__(self, head: SiglipHead) -> None:
         self._given = head
@@ -87,7 +88,8 @@ class HeadScorer:
     def __call__(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Attention `[F, P]` and pooled features `[F, H]` of patches `[F, P, H]`."""
         if not _is_like(self._head, patches):
-            # From the given one, lest a detour through bfloat16 leave its mark; and for calls with gradients too.
+            # Copy the given head, since an earlier copy may be rounded to bfloat16. Inference mode is off so that the
+            # copy can be used in calls with gradients too.
             with torch.inference_mode(False):
                 self._head = copy.deepcopy(self._given).to(patches.device, patches.dtype)
         attention, features = self._head(patches)
@@ -99,7 +101,7 @@ def _is_like(head: SiglipHead, patches: Tensor) -> bool:
 
 
 class SubstituteScorer:
-    """An attention substitute; a frame's global feature is then its mean token."""
+    """Scores with an attention substitute; the global feature of a frame is then its mean token."""
 
     def __init__(self, name: str) -> None:
         self._substitute = ATTENTION_SUBSTITUTES[name]

@@ -1,4 +1,4 @@
-"""What `apply_fastvid` was asked for, as adapters get it."""
+"""The arguments of `apply_fastvid`, as adapters get them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Settings:
     """The arguments of `apply_fastvid`.
 
     Attributes:
-        siglip: where a SigLIP head comes from; None: the model's usual.
-        attention: the name of a score; None: the model's usual.
+        siglip: the SigLIP head, or where to load it from; None: the model's default.
+        attention: the name of the attention score; None: the model's default.
         config: the hyperparameters, complete.
         backend: as in `prune`.
-        method: what prunes instead of FastVID; None: FastVID by its operator.
-        sink: whether attention is corrected for sinks.
+        method: the method that prunes instead of FastVID; None: FastVID, by its operator.
+        sink: whether the attention of sinks is lowered.
     """
 
     siglip: str | Path | SiglipHead | None
@@ -33,5 +33,5 @@ class Settings:
 
     @property
     def use_attention(self) -> bool:
-        """Whether attention, where none was asked for, has to be found at all."""
+        """Whether pruning needs attention, so that the default is computed if none is given."""
         return self.method is None or self.method.needs_attention

@@ -1,4 +1,4 @@
-"""How long pruning itself takes inside a model, for whoever asks; nobody waits for a device otherwise."""
+"""Measure how long pruning takes inside a model. The code waits for the device only while this is measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS: ContextVar[list[float] | None] = ContextVar("fastvid_seconds", default
 
 @contextmanager
 def measured_seconds() -> Iterator[list[float]]:
-    """A list to which every part of pruning, scores included, adds its seconds while the block runs."""
+    """Yield a list to which each part of pruning, scoring included, appends its seconds while the block runs."""
     seconds: list[float] = []
     token = _SECONDS.set(seconds)
     try:
@@ -24,7 +24,7 @@ def measured_seconds() -> Iterator[list[float]]:
 
 
 def part_of_pruning(device: torch.device) -> AbstractContextManager[None]:
-    """Around what belongs to pruning, on a device."""
+    """Context of a part of pruning on a device; timed if `measured_seconds` is active."""
     seconds = _SECONDS.get()
     return nullcontext() if seconds is None else _measured(seconds, device)
 
@@ -39,6 +39,6 @@ def _measured(seconds: list[float], device: torch.device) -> Iterator[None]:
 
 
 def wait(device: torch.device) -> None:
-    """Until a device has done all that it was asked."""
+    """Wait until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

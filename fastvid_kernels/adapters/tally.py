@@ -1,4 +1,4 @@
-"""How many tokens the videos of a model had and kept, for whoever asks."""
+"""Count the tokens that the videos of a model had and kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class VideoCount:
     Attributes:
         frames: F.
         tokens: F * N, newlines not counted.
-        kept: how many of these are left.
+        kept: how many of these were kept.
     """
 
     frames: int
@@ -32,7 +32,7 @@ _COUNTS: ContextVar[list[VideoCount] | None] = ContextVar("fastvid_counts", defa
 
 @contextmanager
 def counted_videos() -> Iterator[list[VideoCount]]:
-    """A list to which every video that is pruned while the block runs is added."""
+    """Yield a list to which a count is appended for each video pruned while the block runs."""
     counts: list[VideoCount] = []
     token = _COUNTS.set(counts)
     try:
@@ -42,12 +42,12 @@ def counted_videos() -> Iterator[list[VideoCount]]:
 
 
 def count_videos(lengths: Sequence[int], tokens_per_frame: int, indices: Tensor) -> None:
-    """Tell whoever asked what a call kept.
+    """Append what a call kept to the list of `counted_videos`, if there is one.
 
     Args:
-        lengths: frames of its videos.
+        lengths: number of frames of each video.
         tokens_per_frame: N.
-        indices: int64 `[rows]`, ascending flat indices of what was kept.
+        indices: int64 `[rows]`, ascending flat indices of the kept tokens.
     """
     counts = _COUNTS.get()
     if counts is None:

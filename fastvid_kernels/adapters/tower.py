@@ -13,16 +13,16 @@ from fastvid_kernels.adapters.stopwatch import part_of_pruning
 from fastvid_kernels.vision import TowerScore, rotated
 
 Grid = tuple[int, int, int]
-"""Frames, and rows and columns of patches in each."""
+"""Number of frames, and of rows and columns of patches in a frame."""
 
 
 class TowerAttention:
-    """Two hooks on a tower's last block that score the tokens of a call, and keep neither queries nor keys.
+    """Two hooks on a tower's last block that score the tokens of a call without storing queries or keys.
 
     Args:
         attention: the block's attention, with `num_heads` and a `qkv` projection, called with `position_embeddings`.
-        score: from queries and keys after their rotary embedding.
-        patches_per_token: patches that are merged into a token; they are neighbours in the tower's order.
+        score: computes attention from queries and keys after their rotary embedding.
+        patches_per_token: number of patches merged into one token; they are adjacent in the tower's order.
     """
 
     def __init__(self, attention: Any, score: TowerScore, patches_per_token: int) -> None:
@@ -34,22 +34,22 @@ class TowerAttention:
         self._scores: list[Tensor] = []
 
     def attach(self) -> list[RemovableHandle]:
-        """Put the hooks in place."""
+        """Register the hooks."""
         return [
             self._attention.register_forward_pre_hook(self._keep_angles, with_kwargs=True),
             self._attention.qkv.register_forward_hook(self._score_videos),
         ]
 
     def of(self, run: Callable[..., Any], grids: Sequence[Grid], *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor]]:
-        """What `run` returns, and the attention of each video `[F, N]`, float32, in the tower's order of tokens."""
+        """Call `run`; return its result, and the attention of each video, float32 `[F, N]`, in the tower's order."""
         self._grids, self._scores = grids, []
         try:
             result = run(*args, **kwargs)
             if len(self._scores) != len(grids):
                 raise RuntimeError(
                     "the vision tower's last block must run as a module of its own where video tokens are pruned: "
-                    "compile the whole model, not its tower; after replacing it, call model.fastvid_handle.remove() "
-                    "and apply_fastvid again"
+                    "compile the whole model, not its tower; after replacing the tower, call "
+                    "model.fastvid_handle.remove() and apply_fastvid again"
                 )
             return result, self._scores
         finally:

@@ -8,9 +8,9 @@ from typing import Any
 from packaging.version import Version
 
 OLDEST, TOO_NEW = "5.17", "5.25"
-"""The first version that was tested, and the first that was not."""
-_UNTESTED = "other versions were not tested, and what differs in them may give wrong answers without an error"
-# What models call their cache: an argument, and a field of what they return. Renamed in 5.24, which takes both names.
+"""The oldest version that was tested, and the first newer one that was not."""
+_UNTESTED = "other versions were not tested, and may give wrong answers without an error"
+# Names of the cache, as an argument and as an output field of models. 5.24 renamed it and accepts both names.
 _CACHE_NAMES = ("cache", "past_key_values")
 
 
@@ -18,8 +18,8 @@ def check_transformers(oldest: str = OLDEST, reason: str = _UNTESTED) -> None:
     """Raise unless `oldest` <= the installed version < `TOO_NEW`.
 
     Args:
-        oldest: the first version that was tested.
-        reason: ends the message.
+        oldest: the oldest version that was tested.
+        reason: the end of the error message.
 
     Raises:
         RuntimeError: another version is installed.
@@ -32,12 +32,12 @@ def check_transformers(oldest: str = OLDEST, reason: str = _UNTESTED) -> None:
 
 
 def cache_name() -> str:
-    """What the installed version's models call their cache."""
+    """The name that models of the installed version use for their cache."""
     return "cache" if _installed() >= Version("5.24") else "past_key_values"
 
 
 def cache_of(arguments: Mapping[str, Any]) -> Any:
-    """The cache among the arguments of a model, by whichever name."""
+    """The cache among the arguments of a model, under either name."""
     return next((arguments[name] for name in _CACHE_NAMES if arguments.get(name) is not None), None)
 
 

@@ -11,10 +11,10 @@ from fastvid_kernels.cli.common.errors import one_line_errors
 def main() -> None:
     """Run the command line; the entry point `fastvid` calls this.
 
-    The typer app is imported here and not above, so that an installation without the demo extra is told what to
-    install instead of being shown a traceback.
+    The typer app is imported here and not above, so that users without the demo extra see what to install and not a
+    traceback.
     """
-    # Names of files may hold what an encoding lacks.
+    # File names may contain characters that the stream's encoding lacks.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

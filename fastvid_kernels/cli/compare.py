@@ -1,4 +1,4 @@
-"""`fastvid compare`: what several methods keep of one clip, side by side."""
+"""`fastvid compare`: show side by side which tokens of a clip several methods keep."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def compare(
     output: Annotated[Path, typer.Option(help="The picture to write, a .png file.")] = Path("fastvid_compare.png"),
     device: Device = "auto",
 ) -> None:
-    """Prune a clip by several methods; print what each keeps, and draw it, a row for each.
+    """Prune a clip with several methods; print what each keeps, and draw a picture with a row for each.
 
-    There is no score: which tokens a model needs shows in its answers alone. The tokens are those of `fastvid demo`.
+    There is no score: only a model's answers show which tokens it needs. The tokens are those of `fastvid demo`.
     """
     chosen = _chosen(names)
     check_frames(frames)
@@ -80,12 +80,12 @@ class _Outcome:
     seconds: float
 
     def share_of(self, other: _Outcome) -> float:
-        """How much of what it kept the other kept too."""
+        """The share of its kept tokens that `other` kept too."""
         return len(self.indices & other.indices) / len(self.indices)
 
 
 def _chosen(names: str | None) -> dict[str, Method]:
-    """Methods by what they were asked for as.
+    """The methods asked for, each under the text that names it in `--methods`.
 
     Raises:
         CommandError: there is no such method or option.
@@ -101,7 +101,7 @@ def _chosen(names: str | None) -> dict[str, Method]:
 
 
 def _run(method: Method, label: str, clip: Clip, config: PruneConfig, runs: int) -> _Outcome:
-    """Once to warm up and to see what is kept, then by the clock."""
+    """Run once to warm up and to get the kept tokens, then `runs` times for timing."""
     device = clip.tokens.device
     _, indices = method(*clip.inputs, config=config)
     seconds = []
@@ -141,7 +141,7 @@ def _table(clip: Clip, outcomes: list[_Outcome], fastvid: _Outcome, device: torc
 def _draw(clip: Clip, outcomes: list[_Outcome], fastvid: _Outcome, retention: float) -> Image.Image:
     video = clip.video
     count = min(_SHOWN, len(video.frames))
-    # From the first to the last, at distances that are no multiple of a method's own rhythm.
+    # Spread from the first frame to the last; a fixed step could coincide with a method's own period.
     shown = [number * (len(video.frames) - 1) // max(1, count - 1) for number in range(count)]
     rows = [
         Row(

@@ -1,4 +1,4 @@
-"""`fastvid demo`: prune a real clip, and draw what is left of it. Needs no model and no weights."""
+"""`fastvid demo`: prune a real clip, and draw the kept tokens. Needs no model and no weights."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def demo(
 ) -> None:
     """Prune a video clip with FastVID and draw which tokens are left.
 
-    Its tokens are descriptors of colour and gradients, and their contrast stands in for attention: no vision model
-    runs, and no weights are downloaded.
+    The tokens are descriptors of colour and gradients, and the contrast of patches stands in for attention: no vision
+    model runs, and no weights are downloaded.
     """
     check_frames(frames)
     config = check_retention(retention, TOKENS_PER_FRAME)
@@ -76,9 +76,9 @@ class _Result:
 
 
 def _prune(clip: Clip, config: PruneConfig) -> _Result:
-    """Prune once to warm up, `TIMED_RUNS` times by the clock, and once more with reasons.
+    """Prune once to warm up, `TIMED_RUNS` times for timing, and once more with `explain`.
 
-    There is no progress bar: the thread that draws it would be in the way of the clock.
+    There is no progress bar: the thread that draws it would disturb the timing.
     """
     device = clip.tokens.device
 
@@ -149,7 +149,7 @@ def _summary(result: _Result) -> Table:
 
 
 def _segments(result: _Result) -> Table:
-    """One row a segment. A cut lies between two sampled frames: it is known no closer than they are apart."""
+    """A table with one row per segment. A cut is between two sampled frames; where exactly is not known."""
     video, explanation = result.video, result.explanation
     table = Table(
         title="Where the segments begin",
@@ -178,7 +178,7 @@ def _segments(result: _Result) -> Table:
 
 
 def _gap(video: SampledVideo) -> str | None:
-    """To what precision the segments' beginnings are known."""
+    """A caption that says how precisely the beginnings of segments are known; None if they are exact."""
     gap = max((b - a for a, b in zip(video.source_indices, video.source_indices[1:], strict=False)), default=1)
     if gap == 1:
         return None

@@ -1,4 +1,4 @@
-"""`fastvid explain`: a page that shows, token by token, what was kept and what was merged into it."""
+"""`fastvid explain`: write a page that shows which tokens were kept, and what was merged into each of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def explain(
 ) -> None:
     """Write a page that shows which tokens of a clip were kept, and which were merged into which.
 
-    One file that needs no network. Its tokens are those of `fastvid demo`: no vision model runs.
+    The page is one file and needs no network. The tokens are those of `fastvid demo`: no vision model runs.
     """
     check_frames(frames)
     check_retention(retention, TOKENS_PER_FRAME)
@@ -66,8 +66,8 @@ def page(video: SampledVideo, explained: dict[float, Explanation], first: float)
     """The page as text.
 
     Args:
-        video: its frames.
-        explained: by retention ratio, ascending.
+        video: the sampled frames.
+        explained: the explanations by retention ratio, ascending.
         first: the ratio that is shown first.
     """
     segments = next(iter(explained.values())).segments.tolist()
@@ -90,12 +90,12 @@ def page(video: SampledVideo, explained: dict[float, Explanation], first: float)
 
 
 def _segment_of(frame: int, segments: list[list[int]]) -> int:
-    """Counted from 1."""
+    """The number of a frame's segment, counted from 1."""
     return next(number for number, (start, end) in enumerate(segments, start=1) if start <= frame < end)
 
 
 def _as_data(ratio: float, explanation: Explanation) -> dict[str, Any]:
-    """Kept tokens, and pairs of a merged token and what it joined."""
+    """Kept tokens, and pairs of a merged token and the anchor that it joined."""
     records = explanation.anchor_frames
     return {
         "ratio": ratio,

@@ -51,8 +51,8 @@ def run(
     ] = Request.repeats,
     device: Device = Request.device,
 ) -> None:
-    """Ask a LLaVA-OneVision or a Qwen-VL about a video, pruned by FastVID and not; print answers and times."""
-    # Imports transformers, which `fastvid demo` does without.
+    """Ask a LLaVA-OneVision or a Qwen-VL about a video, with and without pruning; print answers and times."""
+    # This imports transformers, which `fastvid demo` does not need.
     from fastvid_kernels.cli.models.answer import answer
 
     answer(

@@ -1,8 +1,8 @@
 """Models that prune their videos, for lmms-eval: `--model_args ...,method=visionzip` (docs/evaluation.md).
 
 `manifests` is the entry point that lmms-eval calls when it starts; this module by itself imports neither torch nor
-lmms-eval. `arguments`, `counts`, `failure` and `naming` know no model; `pruned` is what all models share, and a module
-each subclasses lmms-eval's own classes.
+lmms-eval. `arguments`, `counts`, `failure` and `naming` do not depend on a model. `pruned` has the base classes of all
+models, and each model has a module whose classes subclass lmms-eval's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["CLASSES", "SUPPORTED", "manifests"]
 logger = logging.getLogger(__name__)
 
 SUPPORTED = "0.7.3"
-"""The version of lmms-eval whose classes these subclass."""
+"""The version of lmms-eval whose classes are subclassed here."""
 CLASSES = {
     "llava_hf": ("llava_hf.LlavaHf", "llava_hf.LlavaHfChat"),
     "llava_onevision": ("llava_onevision.LlavaOneVision", None),
@@ -26,17 +26,17 @@ CLASSES = {
     "qwen2_5_vl": ("qwen2_5_vl.Qwen25VL", "qwen2_5_vl.Qwen25VLChat"),
     "qwen3_vl": ("qwen3_vl.Qwen3VL", "qwen3_vl.Qwen3VLChat"),
 }
-"""By lmms-eval's name of a model, our classes for `doc_to_text` and for `doc_to_messages`.
+"""For each model, our classes for tasks with `doc_to_text` and with `doc_to_messages`.
 
-The names are lmms-eval's own, because tasks choose their prompts by them.
+The keys are lmms-eval's own names of the models, because tasks choose their prompts by these names.
 """
 
 
 def manifests() -> list[ModelManifest]:
-    """What lmms-eval shall load for the names in `CLASSES` instead of its own classes.
+    """The classes that lmms-eval loads for the names in `CLASSES`, instead of its own.
 
-    With another version of lmms-eval, nothing: that was neither tested nor read. It says so, and lmms-eval then refuses
-    the arguments that are ours.
+    With another version of lmms-eval, log a warning and return an empty list, because only `SUPPORTED` was tested.
+    lmms-eval then refuses our arguments.
     """
     from importlib.metadata import version
 
@@ -44,7 +44,7 @@ def manifests() -> list[ModelManifest]:
 
     installed = version("lmms-eval")
     if installed != SUPPORTED:
-        logger.warning("fastvid_kernels knows lmms-eval %s, and this is %s: it prunes nothing", SUPPORTED, installed)
+        logger.warning("fastvid_kernels supports lmms-eval %s, got %s: videos are not pruned", SUPPORTED, installed)
         return []
     return [
         ModelManifest(model, _path(simple), None if chat is None else _path(chat))

@@ -1,4 +1,4 @@
-"""What `--model_args` asks of us, and what of lmms-eval's own class."""
+"""Split `--model_args` into our arguments and those of lmms-eval's own class."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def split(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def of_apply_fastvid(ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `apply_fastvid`, the method with its options: "fastvid:merging=uniform".
+    """Arguments of `apply_fastvid`; `method` may be a name with options, such as "fastvid:merging=uniform".
 
     Args:
         ours: as `split` gives them.
 
     Raises:
-        TypeError: the method has no such option, or that is of a wrong type.
+        TypeError: the method has no such option, or an option has the wrong type.
         ValueError: there is no such method, or an option is out of range.
     """
     method = ours.get("method")

@@ -1,4 +1,4 @@
-"""What a run pruned: numbers for its results, and the refusal of a run that pruned nothing."""
+"""Count what a run pruned, for its results, and refuse a run that pruned nothing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fastvid_kernels.evaluation.failure import RunFailed
 
 @dataclass(frozen=True)
 class Counts:
-    """What was asked and pruned.
+    """Counts of one run.
 
     Attributes:
         requests: how many answers lmms-eval asked for.
         answers: how many the model generated.
         videos: how many videos were pruned.
-        tokens_in: their tokens before.
-        tokens_kept: their tokens after.
+        tokens_in: tokens of these videos before pruning.
+        tokens_kept: tokens of these videos after pruning.
     """
 
     requests: int
@@ -45,10 +45,10 @@ class Counts:
             )
         if not self.videos:
             raise RunFailed(
-                f"no video was pruned in {self.requests} requests: the score would be the unpruned model's. Is this a "
-                "task of videos, and does the model get them as videos, not as images?"
+                f"no video was pruned in {self.requests} requests: the score would be the unpruned model's; check that "
+                "the task has videos, and that the model gets them as videos, not as images"
             )
 
     def metrics(self) -> dict[str, int]:
-        """By the names that they have in lmms-eval's results."""
+        """The counts, under their names in lmms-eval's results."""
         return {f"fastvid_{name}": value for name, value in asdict(self).items()}

@@ -8,10 +8,10 @@ from typing import Any
 
 
 class RunFailed(BaseException):
-    """What makes a run worthless.
+    """An error that makes the results of a run worthless.
 
-    No `Exception`, since lmms-eval catches all of these: around `generate` it answers "" and goes on, and its command
-    prints them and exits with 0.
+    It is not an `Exception`, because lmms-eval catches these: around `generate` it answers "" and goes on, and its
+    command prints the error and exits with 0.
     """
 
 
@@ -32,10 +32,11 @@ def ends_the_run(doing: str) -> Iterator[None]:
 
 
 class CountedGenerate:
-    """`model.generate` that ends the run if it fails, and counts what it answered.
+    """`model.generate` that ends the run if it fails, and counts its answers.
 
-    Attributes:
-        answers: how many sequences were generated.
+    Args:
+        original: the model's own `generate`.
+        answers: the list to which each call appends the number of sequences that it generated.
     """
 
     def __init__(self, original: Callable[..., Any], answers: list[int]) -> None:

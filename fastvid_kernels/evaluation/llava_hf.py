@@ -14,7 +14,7 @@ from fastvid_kernels.evaluation.pruned import LoudVideos, Pruned
 
 class _OneDevice(Pruned):
     def _adjusted(self, theirs: dict[str, Any]) -> dict[str, Any]:
-        """A device for the map, whose default "" transformers 5 refuses; each process its own."""
+        """Set `device_map`, whose default "" transformers 5 refuses, to a device of this process."""
         if theirs.get("device_map"):
             return theirs
         processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -27,7 +27,7 @@ class LlavaHf(_OneDevice, LoudVideos, simple.LlavaHf):  # type: ignore[misc]
 
 
 class LlavaHfChat(_OneDevice, LoudVideos, chat.LlavaHf):  # type: ignore[misc]
-    """lmms-eval's class for tasks with `doc_to_messages`, pruned, and its videos sampled as `LlavaHf` samples them."""
+    """lmms-eval's class for tasks with `doc_to_messages`, pruned; it samples videos as `LlavaHf` does."""
 
     _image_processor: Any
 
@@ -36,11 +36,11 @@ class LlavaHfChat(_OneDevice, LoudVideos, chat.LlavaHf):  # type: ignore[misc]
 
 
 class SampledVideos:
-    """A processor that takes paths of videos: lmms-eval's chat class gives it those, and an empty list of images.
+    """A processor that accepts paths of videos and an empty list of images, as lmms-eval's chat class passes them.
 
     Args:
-        processor: of transformers.
-        reader: whose `load_video` and `max_frames_num` say how a video is sampled.
+        processor: the processor of transformers.
+        reader: an object whose `load_video` and `max_frames_num` determine how a video is sampled.
     """
 
     def __init__(self, processor: Any, reader: Any) -> None:
@@ -51,7 +51,7 @@ class SampledVideos:
         return getattr(self._processor, name)
 
     def __call__(self, *, images: Any = None, videos: Any = None, **kwargs: Any) -> Any:
-        """What the processor makes of images, and of the frames of videos."""
+        """Process images, and the sampled frames of videos."""
         frames = None if videos is None else [self._frames(video) for video in videos]
         return self._processor(images=images or None, videos=frames, **kwargs)
 

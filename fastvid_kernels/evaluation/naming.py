@@ -1,6 +1,6 @@
-"""Output folders named by how videos are pruned: by itself lmms-eval names them by the checkpoint alone.
+"""Add the pruning settings to the names of output folders, which lmms-eval takes from the checkpoint alone.
 
-Its caches of answers need nothing: their keys hold all of `--model_args`.
+The caches of answers need no such change: their keys hold all of `--model_args`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def label(ours: Mapping[str, Any]) -> str:
 
 
 class FolderName:
-    """How lmms-eval names a run by its `--model_args`, with our settings after it.
+    """Names a run by its `--model_args` as lmms-eval does, and appends our settings.
 
     Args:
-        original: lmms-eval's own.
+        original: lmms-eval's own function.
     """
 
     def __init__(self, original: Callable[[str], str]) -> None:
@@ -39,7 +39,7 @@ class FolderName:
 
 
 def name_folders_by_settings() -> None:
-    """From here on lmms-eval names output folders by our settings too; calling it again changes nothing."""
+    """Make lmms-eval add our settings to the names of output folders; calling it again changes nothing."""
     from lmms_eval.loggers.evaluation_tracker import GeneralConfigTracker
 
     original = GeneralConfigTracker._get_model_name

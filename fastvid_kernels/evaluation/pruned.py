@@ -1,4 +1,4 @@
-"""What all models share: arguments that are ours, a patched model, counts, and errors that end the run."""
+"""Base classes of all models: they split the arguments, patch the model, count, and end the run on errors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 class Pruned:
-    """To be named before a class of lmms-eval among the bases: that class, its videos pruned.
+    """Mixin that makes a class of lmms-eval prune its videos; name it before that class among the bases.
 
-    Without any argument that is ours it is that class, unchanged. `retention_ratio=1.0` keeps every token and counts.
+    Without any of our arguments, that class works unchanged. `retention_ratio=1.0` keeps every token, but counts too.
 
     Args:
-        **arguments: ours (`arguments.OURS`), and those of lmms-eval's class.
+        **arguments: our arguments (`arguments.OURS`), and those of lmms-eval's class.
 
     Raises:
         RunFailed: the model could not be loaded or patched.
@@ -36,7 +36,7 @@ class Pruned:
             return
         with ends_the_run("loading the model"):
             super().__init__(**self._adjusted(theirs))
-            # lmms-eval lets go of the model after the last answer: nothing but the model may refer to it.
+            # lmms-eval frees the model after the last answer, so nothing outside the model may keep a reference to it.
             model: Any = self.model  # type: ignore[attr-defined]
             apply_fastvid(model, **of_apply_fastvid(ours))
             self._answers = []
@@ -50,14 +50,14 @@ class Pruned:
         return self._answers is not None
 
     def _adjusted(self, theirs: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of lmms-eval's class, where its defaults do not work."""
+        """The arguments of lmms-eval's class, changed where its defaults do not work."""
         return theirs
 
     def _finish(self) -> None:
-        """Whatever else a model needs once it is loaded."""
+        """Do whatever else a model needs once it is loaded."""
 
     def generate_until(self, requests: list[Any]) -> Any:
-        """Answers, as lmms-eval's class gives them; how much was pruned is logged among the results.
+        """Answer as lmms-eval's class does, and log how much was pruned among the results.
 
         Raises:
             RunFailed: something failed, no video was pruned, or answers did not come from the model.
@@ -95,10 +95,10 @@ class Pruned:
 
 
 class LoudVideos:
-    """For classes of lmms-eval that answer for a video that they could not read; named after `Pruned`."""
+    """Mixin for classes of lmms-eval that hide errors in reading a video; name it after `Pruned` among the bases."""
 
     def load_video(self, *args: Any, **kwargs: Any) -> Any:
-        """Frames, as lmms-eval's class reads them.
+        """Read frames as lmms-eval's class does.
 
         Raises:
             RunFailed: the video could not be read, and videos are pruned.
@@ -116,5 +116,5 @@ def _report(counts: Counts) -> None:
     counts.check()
     if counts.videos < counts.requests:
         logger.warning("%d requests had %d pruned videos: the rest was not pruned", counts.requests, counts.videos)
-    # Time and generated tokens are lmms-eval's to add up.
+    # lmms-eval itself adds up time and generated tokens, so these are 0 here.
     log_metrics(total_elapsed_time=0.0, total_gen_tokens=0, avg_speed=0.0, additional_metrics=counts.metrics())

@@ -1,9 +1,10 @@
-"""Other ways to prune video tokens, each a function of the same tensors: what FastVID is compared with.
+"""Other methods to prune video tokens, to compare FastVID with. Each is a function of the same tensors.
 
-Plain PyTorch, deterministic, for any device and dtype. They are no operators: they may wait for the device, and say
-nothing about the speed of the code that was published with them. `deviations` of each says where it differs from that.
+The methods are plain PyTorch, deterministic, and run on any device and dtype. They are not operators: they may wait for
+the device, and their speed says nothing about the published code. The `deviations` of a method say where it differs
+from the published code.
 
-A module of this package that has a `METHOD` is a method: to add one, add its file.
+Every module of this package that defines `METHOD` is a method; to add a method, add a file.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str, **options: Any) -> Method:
-    """The method of a name.
+    """The method of this name, with these options.
 
     Args:
         name: one of `names()`.
-        **options: what the method takes beside FastVID's arguments, see `Method.options`.
+        **options: options that the method takes beside FastVID's arguments, see `Method.options`.
 
     Raises:
-        TypeError: the method has no such option, or that is of a wrong type.
+        TypeError: the method has no such option, or an option has the wrong type.
         ValueError: there is no such method, or an option is out of range.
     """
     methods = _methods()
@@ -41,13 +42,13 @@ def get(name: str, **options: Any) -> Method:
 
 
 def parse(text: str) -> Method:
-    """The method of a name with options after it: "fastvid:segmentation=fixed:merging=uniform".
+    """The method that a text describes, such as "fastvid:segmentation=fixed:merging=uniform".
 
     Args:
-        text: one of `names()`, and its options, a colon before each.
+        text: one of `names()`, followed by options with a colon before each.
 
     Raises:
-        TypeError: the method has no such option, or that is of a wrong type.
+        TypeError: the method has no such option, or an option has the wrong type.
         ValueError: there is no such method, or an option is out of range.
     """
     name, *options = text.split(":")

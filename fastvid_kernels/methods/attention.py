@@ -10,7 +10,7 @@ from fastvid_kernels.methods.method import Kept, Method, VideoTokens
 
 
 def attention(video: VideoTokens, config: PruneConfig) -> Kept:
-    """The K tokens of every frame with the highest attention, compared as float32: FastVID with `dtm_ratio=0`."""
+    """Keep the K tokens of every frame with the highest attention (as float32), as FastVID with `dtm_ratio=0` does."""
     assert video.attn is not None
     frames, n, _ = video.tokens.shape
     count = torch.full((frames,), config.kept_per_frame(n), device=video.attn.device)

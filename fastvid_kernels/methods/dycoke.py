@@ -1,4 +1,4 @@
-"""DyCoke's temporal merging: tokens that repeat the same place of another frame go."""
+"""DyCoke's temporal merging: drop tokens that repeat the same place in another frame."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from fastvid_kernels.methods.method import Kept, Method, VideoTokens
 from fastvid_kernels.methods.parts.ranking import cosine, highest
 
 _MILLION = 1_000_000
-# A frame of a group of four -> the one it is compared with; the first is kept whole.
+# Maps each frame of a group of four to the frame it is compared with; the first frame is kept whole.
 _COMPARED_WITH = {1: 0, 3: 2, 2: 0}
 
 
 def dycoke(video: VideoTokens, config: PruneConfig) -> Kept:
-    """Of four frames the first whole, and the tokens of the others that are least similar to the same place."""
+    """Of every four frames, keep the first whole, and the tokens of the others that are least similar.
+
+    A token is compared with the token at the same place in the frame that `_COMPARED_WITH` names.
+    """
     frames, n, _ = video.tokens.shape
     count = _kept_of_others(n, config)
     mask = torch.ones(frames, n, dtype=torch.bool, device=video.tokens.device)
@@ -26,7 +29,7 @@ def dycoke(video: VideoTokens, config: PruneConfig) -> Kept:
 
 
 def _kept_of_others(tokens_per_frame: int, config: PruneConfig) -> int:
-    """1 - k = (4R - 1) / 3 of the tokens, so that a group of four frames keeps R; nothing below R = 1/4."""
+    """Keep 1 - k = (4R - 1) / 3 of the tokens, so that a group of four frames keeps R; none below R = 1/4."""
     millionths = round(_MILLION * config.retention_ratio)
     return max(0, tokens_per_frame * (4 * millionths - _MILLION) // (3 * _MILLION))
 

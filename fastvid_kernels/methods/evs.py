@@ -1,4 +1,4 @@
-"""EVS, efficient video sampling: tokens that differ from the same place of the frame before."""
+"""EVS, efficient video sampling: keep tokens that differ from the same place in the previous frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MILLION = 1_000_000
 
 
 def evs(video: VideoTokens, config: PruneConfig) -> Kept:
-    """The first frame whole, then the tokens of all others that are least similar to those before them."""
+    """Keep the whole first frame, and the tokens of all others that are least similar to the previous frame's."""
     frames, n, _ = video.tokens.shape
     dissimilarity = -cosine(video.exact[1:], video.exact[:-1])
     changed = highest(dissimilarity.flatten(), _rows(frames, n, config) - n)

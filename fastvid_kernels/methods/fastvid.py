@@ -30,11 +30,11 @@ def fastvid(
 
     Args:
         video: with its attention.
-        config: all of it counts.
-        segmentation: "fixed": `min_segments` segments of one length; "cluster": as many clusters of frames, wherever in
-            time they are.
-        merging: "uniform": anchors at even distances among the candidates; "cluster": anchors become the mean of
-            themselves and what joined them, and lose their places: they stand last in their segment.
+        config: all hyperparameters are used.
+        segmentation: "fixed": `min_segments` segments of nearly equal length; "cluster": as many clusters of frames,
+            which need not be adjacent in time.
+        merging: "uniform": evenly spaced anchors among the candidates; "cluster": an anchor becomes the mean of itself
+            and the tokens that joined it, and the anchors move to the last free places of their segment.
     """
     assert video.attn is not None
     if segmentation == "dynamic" and merging == "density":

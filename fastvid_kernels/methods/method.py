@@ -1,4 +1,4 @@
-"""What a method is, and what it is called with."""
+"""The class of a method, and the types of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# `torch.compiler.disable` of which importing does not import the compiler.
+# Like `torch.compiler.disable`, but importing it does not import the compiler.
 from torch._compile import _disable_dynamo
 from typing_extensions import Unpack
 
@@ -24,7 +24,7 @@ _DEFAULTS = PruneConfig()
 
 
 class Kept(NamedTuple):
-    """What a method leaves of one video.
+    """The tokens that a method keeps of one video.
 
     Attributes:
         tokens: `[M, D]`, in the dtype of the input.
@@ -51,47 +51,47 @@ class VideoTokens:
 
     @cached_property
     def exact(self) -> Tensor:
-        """The tokens in float32, float64 ones as they are."""
+        """The tokens in float32, or in float64 if they are float64."""
         return self.tokens.to(torch.promote_types(self.tokens.dtype, torch.float32))
 
     @cached_property
     def features(self) -> Tensor:
-        """Global features of the frames: the given ones, else their mean tokens; `[F, G]`."""
+        """Global features of the frames, `[F, G]`: the given ones, or the frames' mean tokens."""
         if self.given_features is not None:
             return self.given_features.to(torch.promote_types(self.given_features.dtype, torch.float32))
         return self.exact.mean(1)
 
     def kept(self, mask: Tensor) -> Kept:
-        """The tokens of a mask, bool `[F, N]`, as they are."""
+        """Keep the tokens of a mask, bool `[F, N]`, unchanged."""
         indices = mask.flatten().nonzero().squeeze(1)
         return Kept(self.tokens.flatten(0, 1)[indices], indices)
 
 
 Function = Callable[..., Kept]
-"""From a video, a `PruneConfig` and options given by name to what is left of the video."""
+"""Maps a video, a `PruneConfig` and keyword options to the kept tokens."""
 
 Rows = Callable[[int, int, PruneConfig], int]
-"""How many tokens are left of F frames of N tokens."""
+"""Maps F, N and a `PruneConfig` to the number of tokens kept of F frames with N tokens each."""
 
 
 def same_of_each_frame(frames: int, tokens_per_frame: int, config: PruneConfig) -> int:
-    """F * K rows, as FastVID has them."""
+    """F * K tokens, as FastVID keeps."""
     return frames * config.kept_per_frame(tokens_per_frame)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to prune video tokens; call it as `fastvid_kernels.prune`.
+    """A method to prune video tokens; call it like `fastvid_kernels.prune`.
 
     Attributes:
-        name: by which it is asked for.
-        function: what it does with one video.
+        name: the name that `get` finds it by.
+        function: prunes one video.
         source: where it was published.
-        deviations: where it differs from what was published, and why, in words.
-        rows: how many tokens it keeps, where that is known before the data is; None where it is not.
-        needs_attention: whether it cannot do without `attn`.
-        check: raises `TypeError` or `ValueError` for options, given by name, that make no sense.
-        chosen: options that differ from their defaults.
+        deviations: text that says where and why it differs from what was published.
+        rows: gives the number of kept tokens; None if that number depends on the data.
+        needs_attention: whether `attn` is required.
+        check: raises `TypeError` or `ValueError` for invalid options, which are passed by name.
+        chosen: the options that were given.
     """
 
     name: str
@@ -105,31 +105,31 @@ class Method:
 
     @property
     def static(self) -> bool:
-        """Whether how many tokens are kept is known before the data is."""
+        """Whether the number of kept tokens does not depend on the data."""
         return self.rows is not None
 
     @property
     def options(self) -> dict[str, Any]:
-        """What it takes beside FastVID's arguments, with the defaults."""
+        """The options that it takes beside FastVID's arguments, with their defaults."""
         parameters = inspect.signature(self.function).parameters.values()
         return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
 
     def with_options(self, **options: Any) -> Method:
-        """The same method with some options chosen.
+        """The same method with these options.
 
         Raises:
-            TypeError: it has no such option, or that is of a wrong type.
+            TypeError: the method has no such option, or an option has the wrong type.
             ValueError: an option is out of range.
         """
         for option in options:
             if option not in self.options:
                 known = ", ".join(self.options) or "none"
-                raise TypeError(f"{self.name} must be given options that it has ({known}), got {option}")
+                raise TypeError(f"{self.name} must be given only options that it has ({known}), got {option}")
         if self.check is not None:
             self.check(**options)
         return replace(self, chosen={**self.chosen, **options})
 
-    # Not traced: most read data, to know how much to keep of what.
+    # Not traced: most methods read data to decide how many tokens to keep where.
     @_disable_dynamo
     def __call__(
         self,
@@ -145,19 +145,19 @@ class Method:
 
         Args:
             tokens: `[F, N, D]`, float32, bfloat16, float16 or float64.
-            attn: `[F, N]`, how much each token matters; needed where `needs_attention` says so.
+            attn: `[F, N]`, how much each token matters; required if `needs_attention`.
             frame_features: `[F, G]`, global features of the frames; default: their mean tokens.
             cu_frames: int32 `[B + 1]`, where each video starts, from 0 to F; None for one video.
-            config: all but FastVID itself read its retention ratio alone.
-            **hyperparameters: see `PruneConfig`; they override it.
+            config: the hyperparameters; methods other than FastVID read only the retention ratio, if any.
+            **hyperparameters: see `PruneConfig`; they override those of `config`.
 
         Returns:
-            `(tokens, indices)` as `prune` returns them, but how many follows from `rows`, or from the data.
+            `(tokens, indices)` as from `prune`, except that their number is given by `rows`, or depends on the data.
 
         Raises:
             TypeError: an argument has the wrong dtype.
             ValueError: an argument has the wrong shape, device or range, or attention is needed and missing.
-            NotImplementedError: in a backward pass, of which there is none.
+            NotImplementedError: in a backward pass, because methods have no gradient.
         """
         config = resolve_config(config, hyperparameters)
         if not isinstance(tokens, Tensor):
@@ -191,7 +191,7 @@ class Method:
 
 
 class _NoGradient(torch.autograd.Function):
-    """Kept tokens as they are; a backward pass says that it ends here instead of giving zeros."""
+    """Returns the kept tokens unchanged; a backward pass raises an error instead of giving zeros."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, kept: Tensor, name: str) -> Tensor:

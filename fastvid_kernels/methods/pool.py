@@ -1,4 +1,4 @@
-"""Averages of neighbours in a frame."""
+"""Averages of neighbouring tokens in a frame."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from fastvid_kernels.methods.parts.groups import group_means
 
 
 def pool(video: VideoTokens, config: PruneConfig) -> Kept:
-    """K runs of a frame's positions, each its mean, at its first position; run k starts at floor(k * N / K)."""
+    """Replace K runs of a frame's positions by their means, at their first positions.
+
+    Run k starts at position floor(k * N / K).
+    """
     frames, n, _ = video.tokens.shape
     count = config.kept_per_frame(n)
     starts = torch.arange(count, device=video.tokens.device) * n // count

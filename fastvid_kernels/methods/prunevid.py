@@ -1,4 +1,4 @@
-"""PruneVid's first stage: what does not move is averaged over time, then similar tokens are."""
+"""PruneVid's first stage: average static places over time, then average similar tokens."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fastvid_kernels.methods.parts.clusters import density_peak_clusters
 from fastvid_kernels.methods.parts.groups import group_means
 from fastvid_kernels.methods.parts.ranking import normalized
 
-# Sets of so few tokens are left as they are.
+# Sets of at most this many tokens are not merged.
 _FEW = 14
-# Of a density, the point itself included.
+# Neighbours in the density, the point itself included.
 _NEIGHBORS = 7
 
 
 def prunevid(video: VideoTokens, config: PruneConfig, *, threshold: float = 0.8, merged_to: float = 0.5) -> Kept:
-    """Static places of a window of frames become one token each, then sets of tokens become half as many.
+    """Merge each static place of a window of frames into one token, then each set of tokens into clusters.
 
     Args:
         video: the video.
         config: not read: how much is kept follows from the options and the video.
         threshold: a place is static in a window if the mean cosine of its tokens exceeds this.
-        merged_to: how many clusters a set of tokens becomes, as a share of their number.
+        merged_to: number of clusters that a set of tokens becomes, as a fraction of the set's size.
     """
     frames, n, _ = video.tokens.shape
     _, cluster = density_peak_clusters(video.exact.mean(1), max(1, frames // 4), _NEIGHBORS)
@@ -45,7 +45,7 @@ def prunevid(video: VideoTokens, config: PruneConfig, *, threshold: float = 0.8,
 
 
 def _mean_pairwise_cosine(window: Tensor) -> Tensor:
-    """Of each place's tokens over the frames of a window `[L, N, D]`: float64 `[N]`, 0 for a single frame."""
+    """Mean cosine between the tokens of each place in a window `[L, N, D]`: float64 `[N]`, 0 for a single frame."""
     length = len(window)
     if length == 1:
         return torch.zeros(window.shape[1], dtype=torch.float64, device=window.device)
@@ -54,7 +54,7 @@ def _mean_pairwise_cosine(window: Tensor) -> Tensor:
 
 
 def _merged(rows: Tensor, indices: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Means of clusters at their first members, of rows `[P, D]` at ascending indices `[P]`."""
+    """Cluster rows `[P, D]` with ascending indices `[P]`; return the means, and the indices of first members."""
     if len(rows) <= _FEW:
         return rows, indices
     clusters = max(1, int(len(rows) * share))

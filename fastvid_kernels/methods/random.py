@@ -1,4 +1,4 @@
-"""Tokens by lot, the same ones for the same seed."""
+"""Random tokens, the same ones for the same seed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fastvid_kernels.methods.parts.ranking import highest
 
 
 def random(video: VideoTokens, config: PruneConfig, *, seed: int = 0) -> Kept:
-    """K tokens of every frame without replacement; what else a process drew changes nothing."""
+    """Draw K tokens of every frame without replacement; the state of global generators makes no difference."""
     frames, n, _ = video.tokens.shape
-    # On the CPU, so that a seed means the same on every device.
+    # On the CPU, so that a seed gives the same tokens on every device.
     lots = torch.rand(frames, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return video.kept(highest(lots, config.kept_per_frame(n)).to(video.tokens.device))
 

@@ -1,4 +1,4 @@
-"""Spherical k-means over a whole video, in a space that knows where and when a token is."""
+"""Spherical k-means over a whole video, on tokens rotated by their frame, row and column."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BASE = 10_000.0
 
 
 def simple_cluster(video: VideoTokens, config: PruneConfig) -> Kept:
-    """F * K clusters of the video's tokens; each becomes the mean of its tokens, at the first of them."""
+    """Group the video's tokens into F * K clusters; each becomes the mean of its tokens, at the first one's place."""
     frames, n, _ = video.tokens.shape
     clusters = frames * config.kept_per_frame(n)
     rows = video.exact.flatten(0, 1)
@@ -38,7 +38,7 @@ def simple_cluster(video: VideoTokens, config: PruneConfig) -> Kept:
 
 
 def _rotated(tokens: Tensor) -> Tensor:
-    """Tokens `[F, N, D]`, a third of their channels each turned by frame, row and column, as RoPE turns them."""
+    """Rotate tokens `[F, N, D]` as RoPE does: a third of the channels by frame, a third by row, a third by column."""
     frames, n, dim = tokens.shape
     pairs = dim // 6
     width = math.isqrt(n - 1) + 1

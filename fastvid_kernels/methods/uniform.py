@@ -1,4 +1,4 @@
-"""Every frame's tokens at even distances."""
+"""Evenly spaced tokens of every frame."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastvid_kernels.methods.method import Kept, Method, VideoTokens
 
 
 def uniform(video: VideoTokens, config: PruneConfig) -> Kept:
-    """Positions floor(k * N / K) of every frame, k = 0 ... K - 1."""
+    """Keep the positions floor(k * N / K) of every frame, k = 0 ... K - 1."""
     _, n, _ = video.tokens.shape
     count = config.kept_per_frame(n)
     mask = torch.zeros(video.tokens.shape[:2], dtype=torch.bool, device=video.tokens.device)

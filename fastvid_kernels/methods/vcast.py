@@ -1,4 +1,4 @@
-"""V-CAST: frames where the video turns keep more tokens."""
+"""V-CAST: frames at which the frame features change direction keep more tokens."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from fastvid_kernels.methods.parts.shares import apportion
 
 _TEMPERATURE = 0.7
 _MILLION = 1_000_000
-# Of the length of a feature.
+# As a fraction of the norm of a feature.
 _SMALLEST_STEP = 1e-6
 
 
 def vcast(video: VideoTokens, config: PruneConfig) -> Kept:
-    """Budgets by how sharply the frames' features turn; of each frame, strong tokens unlike the frame's mean."""
+    """Set each frame's budget by the curvature of the frame features over time, and keep its highest-scoring tokens.
+
+    The score is high for tokens that have a large norm and are unlike the frame's mean.
+    """
     frames, n, _ = video.tokens.shape
     tokens = video.exact
     curvature = torch.ones(frames, dtype=torch.float64, device=tokens.device)
@@ -33,7 +36,7 @@ def vcast(video: VideoTokens, config: PruneConfig) -> Kept:
 
 
 def _steps(features: Tensor) -> Tensor:
-    """Differences of successive features `[F, G]`; 0 where they are so small that they may be rounding alone."""
+    """Differences of successive features `[F, G]`; 0 where they are so small that they may be rounding errors."""
     steps = features.diff(dim=0)
     moves = steps.norm(dim=1) > _SMALLEST_STEP * features[1:].norm(dim=1)
     return torch.where(moves[:, None], steps, 0.0)

@@ -1,4 +1,4 @@
-"""VidCom2: what stands out of its frame and of its video."""
+"""VidCom2: keep tokens that stand out from their frame and their video."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TEMPERATURE = 0.01
 
 
 def vidcom2(video: VideoTokens, config: PruneConfig) -> Kept:
-    """Frames unlike their video keep more tokens; of each frame, those least similar to frame and video."""
+    """Keep more tokens of frames unlike the video, and in each frame those least similar to the frame and the video."""
     frames, n, dim = video.tokens.shape
     tokens = video.exact
     variance = tokens.flatten(0, 1).var(0, correction=0)

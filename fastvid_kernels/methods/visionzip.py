@@ -1,4 +1,4 @@
-"""VisionZip: dominant tokens as they are, contextual tokens that take in the rest."""
+"""VisionZip: keep dominant tokens unchanged, and merge the rest into contextual tokens."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _DOMINANT, _OF = 54, 64
 
 
 def visionzip(video: VideoTokens, config: PruneConfig) -> Kept:
-    """Per frame: S tokens by attention; of the others, C at even distances are targets, which the rest join.
+    """In each frame, keep S tokens by attention, and merge the rest into C evenly spaced targets among the others.
 
-    A target becomes itself plus the mean of the tokens that are most similar to it.
+    Each token of the rest joins its most similar target; a target becomes itself plus the mean of what joined it.
     """
     assert video.attn is not None
     frames, n, _ = video.tokens.shape

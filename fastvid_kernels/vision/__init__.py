@@ -1,7 +1,8 @@
 """[CLS] attention and global frame features: SigLIP's head, and the pooling of its attention to a model's tokens.
 
-`config` and `head` are the head itself, `files` and `checkpoint` load one, `pooling` brings its attention to the
-token grid; `tower_attention` is for towers without such a head, and `substitutes` for any. Knows no language model.
+`config` and `head` define the head, `files` and `checkpoint` load one, and `pooling` pools its attention to the token
+grid. `tower_attention` is for towers without such a head, `substitutes` for any tower, and `sinks` lowers the attention
+of sinks. Nothing here depends on a language model.
 """
 
 from fastvid_kernels.vision.checkpoint import load_siglip_head

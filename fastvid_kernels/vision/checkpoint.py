@@ -31,22 +31,23 @@ def load_siglip_head(
 
     Args:
         source: a checkpoint's directory with `config.json` and safetensors, sharded or not; or its id on the
-            Hugging Face hub, of which only the needed shards are downloaded (a checkpoint in one file, whole).
+            Hugging Face hub. Only the needed shards are downloaded; a checkpoint in one file is downloaded whole.
         dtype: float32, bfloat16 or float16; default: as stored.
         device: where to put it; default: the CPU.
-        revision: branch, tag or commit of a hub id; not with a directory. `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE`
-            mean what they always mean.
+        revision: branch, tag or commit of a hub id; None for a directory. `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE`
+            apply as usual.
 
     Returns:
-        The head, in evaluation mode, with no gradients. About 61 MB in float32 for so400m.
+        The head, in evaluation mode, without gradients. About 61 MB in float32 for so400m.
 
     Raises:
         ImportError: safetensors or huggingface_hub is not installed.
         FileNotFoundError: there is no such directory, hub id, or file in it.
         OSError: the hub cannot be reached, or does not give the file.
-        TypeError: `source` is no path, or a dtype or an entry of config.json is of a wrong kind.
-        ValueError: a file cannot be read; the checkpoint is of another model or has no head; a tensor is missing or of
-            the wrong shape.
+        TypeError: `source` is neither a string nor a path, `dtype` is not supported, or an entry of config.json has the
+            wrong type.
+        ValueError: a file cannot be read; the checkpoint is of another model or has no head; a tensor is missing or has
+            the wrong shape or dtype.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise TypeError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
@@ -82,7 +83,7 @@ def _read_tensors(files: CheckpointFiles, shapes: dict[str, list[int]]) -> dict[
 
 
 def _names_in_checkpoint(head_names: Iterable[str], stored: Set[str], source: str) -> dict[str, str]:
-    """What the checkpoint calls each tensor, once all are known to be there."""
+    """The checkpoint's name of each tensor of the head, after checking that none is missing."""
 
     def with_prefix(prefix: str) -> dict[str, str]:
         return {n: f"{prefix}{n}" if n.startswith("post_layernorm.") else f"{prefix}head.{n}" for n in head_names}

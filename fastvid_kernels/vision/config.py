@@ -9,14 +9,14 @@ from typing import Any
 
 FULL_CHECKPOINT_ADVICE = "give a full SigLIP checkpoint, such as google/siglip-so400m-patch14-384"
 
-# SigLIP2's tower differs from SigLIP's, its head does not.
+# SigLIP2's tower differs from SigLIP's, but its head is the same.
 _WHOLE_MODELS = ("siglip", "siglip2")
 _VISION_MODELS = ("siglip_vision_model", "siglip2_vision_model")
 
 
 @dataclass(frozen=True)
 class SiglipHeadConfig:
-    """Sizes of a SigLIP head; the defaults are those a config.json relies on where it leaves a key out.
+    """Sizes of a SigLIP head; the defaults apply to keys that a config.json leaves out.
 
     Attributes:
         hidden_size: H, channels of a patch.

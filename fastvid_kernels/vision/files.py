@@ -1,4 +1,4 @@
-"""Where a checkpoint's files are: in a directory, or on the Hugging Face hub."""
+"""Find the files of a checkpoint, in a directory or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class CheckpointFiles(Protocol):
         """The first of these files that exists.
 
         Raises:
-            FileNotFoundError: none does.
-            OSError: the hub does not give it.
+            FileNotFoundError: none of them exists.
+            OSError: the hub cannot be reached, or does not give the file.
         """
 
 
@@ -29,8 +29,8 @@ def open_checkpoint(source: str | Path, revision: str | None = None) -> Checkpoi
     """The files of a directory, or else of a hub id.
 
     Raises:
-        TypeError: `source` is no path.
-        FileNotFoundError: `source` is a path, and nothing is there.
+        TypeError: `source` is neither a string nor a path.
+        FileNotFoundError: `source` is a path at which nothing exists.
         NotADirectoryError: `source` is a file.
         ValueError: `revision` is given with a directory.
     """
@@ -85,26 +85,26 @@ class _HubRepository:
                 continue
             except (errors.HFValidationError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
                 raise self._refused(error) from error
-            except Exception as error:  # what the network can do depends on the client that the hub's library uses
+            except Exception as error:  # the types of network errors depend on the client that the hub's library uses
                 unreachable = error
                 break
         if unreachable is None:
             raise FileNotFoundError(f"{self.name} on the hub must contain {_either(names)}, and it does not")
         raise OSError(
-            f"{_either(names)} of {self.name} is neither on this machine nor to be had from the hub "
-            f"({type(unreachable).__name__}): give source a directory with the checkpoint, or connect"
+            f"{_either(names)} of {self.name} is neither on this machine nor available from the hub "
+            f"({type(unreachable).__name__}): set source to the checkpoint's directory, or connect to the hub"
         ) from unreachable
 
     def _refused(self, error: Exception) -> OSError:
         from huggingface_hub import errors
 
         if isinstance(error, errors.GatedRepoError):
-            return PermissionError(f"{self.name} is gated: accept its terms on the hub, then `hf auth login`")
+            return PermissionError(f"{self.name} is gated: accept its terms on the hub, then run `hf auth login`")
         if isinstance(error, errors.RevisionNotFoundError):
             return FileNotFoundError(f"{self.name} on the hub has no revision {self.revision!r}")
         return FileNotFoundError(
             f"source must be a checkpoint's directory or a hub id, got {self.name!r}, which is neither "
-            "(if it is private, `hf auth login`)"
+            "(if it is private, run `hf auth login`)"
         )
 
 

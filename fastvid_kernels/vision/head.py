@@ -1,4 +1,4 @@
-"""SigLIP's attention-pooling head: what a frame's [CLS]-like probe looks at, and the frame's global feature."""
+"""SigLIP's attention-pooling head: the attention of its [CLS]-like probe, and the global feature of each frame."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastvid_kernels.vision.config import SiglipHeadConfig
 
 
 class HeadOutput(NamedTuple):
-    """What FastVID asks of the vision model.
+    """The outputs of the vision model that FastVID needs.
 
     Attributes:
         attention: float32 `[F, P]`, the probe's attention to each patch, averaged over heads; each row sums to 1.
@@ -26,10 +26,10 @@ class SiglipHead(nn.Module):
     """The head of a SigLIP vision model, with its layer norm: `x -> (attention, features)` in one pass.
 
     `y, w = attention(probe, post_layernorm(x))`, `features = y + mlp(layernorm(y))`. Parameters are named as in a
-    checkpoint, the prefix `head.` left out. A new one has random weights; see `load_siglip_head`.
+    checkpoint, without the prefix `head.`. A new head has random weights; `load_siglip_head` loads one.
 
     Args:
-        config: its sizes.
+        config: the sizes of the head.
 
     Source: SigLIP, arXiv 2303.15343; `SiglipMultiheadAttentionPoolingHead` of transformers.
     """
@@ -67,9 +67,9 @@ class SiglipHead(nn.Module):
 class _ProbeAttention(nn.Module):
     """Multi-head attention of one query, the same for all frames: `(probe, x [F, P, H]) -> (y [F, H], w [F, P])`.
 
-    With one query, neither keys nor values need to exist: `q·(Kx + b) = (Kᵀq)·x + q·b`, where the last term is the
-    same for every patch and softmax ignores it; and the mean of values is the value of the mean, `V(Σwx) + b`. That
-    is H/heads times less work than projecting every patch twice.
+    With one query, keys and values need not be computed. For the scores, `q·(Kx + b) = (Kᵀq)·x + q·b`, where the last
+    term is the same for every patch, so softmax ignores it. The mean of the values is the value of the mean,
+    `V(Σwx) + b`. This is H/heads times less work than projecting every patch twice.
     """
 
     def __init__(self, hidden: int, heads: int) -> None:

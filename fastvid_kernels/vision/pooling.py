@@ -1,4 +1,4 @@
-"""From the vision model's patches to the model's tokens: attention is pooled as the tokens are."""
+"""Pool attention from the vision model's patches to the model's tokens, as the tokens themselves are pooled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PoolingMode = Literal["bilinear", "average", "max"]
 
 
 def pool_to_grid(attention: Tensor, grid: tuple[int, int], mode: PoolingMode = "bilinear", stride: int = 2) -> Tensor:
-    """Pool the attention of patches to the tokens that the model makes of them.
+    """Pool the attention of patches to the grid of tokens that the model pools them to.
 
     Args:
         attention: `[F, h * w]`, one value a patch, row by row; any floating dtype.
@@ -20,14 +20,14 @@ def pool_to_grid(attention: Tensor, grid: tuple[int, int], mode: PoolingMode = "
         mode: "bilinear" resizes to `ceil(h / stride)` by `ceil(w / stride)`, as LLaVA-OneVision does (27 -> 14);
             "average" and "max" pool whole `stride` by `stride` windows and drop what is left over at the right and
             the bottom, as LLaVA-Video does (27 -> 13).
-        stride: patches a token spans in each direction, `mm_spatial_pool_stride` of llava; 1 pools nothing.
+        stride: patches per token in each direction, `mm_spatial_pool_stride` of llava; 1 pools nothing.
 
     Returns:
         float32 `[F, N]`, one value a token, row by row; N is the product of `pooled_grid(grid, mode, stride)`.
 
     Raises:
         TypeError: attention is not a floating-point tensor, or a size is not an integer.
-        ValueError: attention is not of that grid's shape, the mode is unknown, or no token would be left.
+        ValueError: attention does not have the shape of the grid, the mode is unknown, or no token would be left.
 
     Source: `apply_pooling` of transformers' LLaVA-OneVision; `get_2dPool` of llava.
     """

@@ -1,7 +1,7 @@
-"""What can stand in for [CLS] attention where a model's vision tower has no such head.
+"""Substitutes for [CLS] attention, for models whose vision tower has no head that gives it.
 
-None of these is the paper's, and none is ever chosen for the user: how well FastVID works with them is not known
-from the paper. The frames' global features are then their mean tokens (`frame_features=None` of `prune`).
+They are not part of the paper, which does not tell how well FastVID works with them; so FastVID uses one only if the
+user chooses it. The global features of frames are then their mean tokens (`frame_features=None` of `prune`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 def norm(patches: Tensor) -> Tensor:
     """The L2 norm of each patch: `[F, P, H]` -> float32 `[F, P]`.
 
-    Large where the vision model makes a feature strong; some towers do so in a few background patches too.
+    Large where the vision model's features are strong; in some towers, a few background patches are strong too.
     """
     norms: Tensor = torch.linalg.vector_norm(patches, dim=2, dtype=torch.float32)
     return norms
@@ -32,9 +32,9 @@ def similarity(patches: Tensor) -> Tensor:
 
 
 def uniform(patches: Tensor) -> Tensor:
-    """No preference: `[F, P, H]` -> float32 `[F, P]`. Salient tokens are then each frame's first, its upper rows.
+    """No preference: `[F, P, H]` -> float32 `[F, P]`. Salient tokens are then the first of each frame, its upper rows.
 
-    All zeros, because zeros alone stay exactly equal through any pooling.
+    The values are zeros, because only zeros stay exactly equal through any pooling.
     """
     return torch.zeros(patches.shape[:2], dtype=torch.float32, device=patches.device)
 
@@ -44,4 +44,4 @@ ATTENTION_SUBSTITUTES: dict[str, Callable[[Tensor], Tensor]] = {
     "similarity": similarity,
     "uniform": uniform,
 }
-"""By name: patches `[F, P, H]` as they enter the projector -> attention, float32 `[F, P]`, to be pooled to tokens."""
+"""Functions by name: patches `[F, P, H]` that enter the projector -> attention, float32 `[F, P]`, to be pooled."""

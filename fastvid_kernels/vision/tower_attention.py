@@ -1,6 +1,6 @@
-"""Attention of tokens from a block of a vision tower that has no [CLS] token, from its queries and keys.
+"""Attention of tokens, from the queries and keys of a block in a vision tower without a [CLS] token.
 
-Several patches are merged into a token, and stand next to each other in the tower's order. Knows no model.
+A token is merged from several patches, which are adjacent in the tower's order. Nothing here depends on a model.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 TowerScore = Callable[[Tensor, Tensor, int], Tensor]
-"""From queries and keys `[F, P, H, d]` and patches a token to attention, float32 `[F, P / patches]`."""
+"""Maps queries and keys `[F, P, H, d]` and the number of patches per token to attention, float32 `[F, P / patches]`."""
 
-# Queries whose attention to a frame is held at once: 256 x 1,024 patches x 16 heads are 16 MiB.
+# Number of queries whose attention to a frame is in memory at once: 256 x 1,024 patches x 16 heads are 16 MiB.
 _QUERIES_AT_ONCE = 256
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries or keys after a rotary embedding that turns each channel of the first half with its like in the second.
+    """Apply a rotary embedding, which rotates channel i of the first half with channel i of the second half.
 
     Args:
-        x: `[F, P, H, d]`.
-        cos: `[F, P, d]`, of the angles.
-        sin: likewise.
+        x: queries or keys, `[F, P, H, d]`.
+        cos: `[F, P, d]`, cosines of the angles.
+        sin: `[F, P, d]`, sines of the angles.
 
     Returns:
         float32 `[F, P, H, d]`.
@@ -36,9 +36,10 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def mean_query(queries: Tensor, keys: Tensor, patches_per_token: int) -> Tensor:
     """How much a frame's mean query attends to each token: the mean over heads of `softmax_j(q . k_j / sqrt(d))`.
 
-    The query is the mean of the frame's, the key of a token that of its patches: `[F, P, H, d]` -> float32 `[F, N]`.
+    q is the mean of the frame's queries, k_j the mean of the keys of token j's patches. `[F, P, H, d]` -> float32
+    `[F, N]`.
 
-    Source: the published FastVID for Qwen2.5-VL, which has it in the tower's last block.
+    Source: the published FastVID for Qwen2.5-VL, which computes it in the tower's last block.
     """
     query = queries.float().mean(dim=1)
     token_keys = _of_tokens(keys.float(), patches_per_token)
@@ -48,13 +49,13 @@ def mean_query(queries: Tensor, keys: Tensor, patches_per_token: int) -> Tensor:
 
 
 def received(queries: Tensor, keys: Tensor, patches_per_token: int) -> Tensor:
-    """How much attention each token's patches get from a frame's, on average: `[F, P, H, d]` -> float32 `[F, N]`.
+    """How much attention the patches of a token get from the frame, on average: `[F, P, H, d]` -> float32 `[F, N]`.
 
-    The mean over heads, queries and the token's patches of `softmax_j(q_i . k_j / sqrt(d))`, some queries at a time.
+    This is the mean over heads, queries and the token's patches of `softmax_j(q_i . k_j / sqrt(d))`.
     """
     frames, patches, heads, _ = queries.shape
     total = torch.zeros(frames, patches, dtype=torch.float32, device=queries.device)
-    # A frame at a time: the whole matrix is never held.
+    # One frame and some queries at a time, so that the whole attention matrix is never in memory.
     for frame in range(frames):
         own_keys = keys[frame].float().permute(1, 2, 0) * queries.shape[-1] ** -0.5
         for some in queries[frame].float().transpose(0, 1).split(_QUERIES_AT_ONCE, dim=1):
@@ -69,4 +70,4 @@ def _of_tokens(patches: Tensor, patches_per_token: int) -> Tensor:
 
 
 TOWER_ATTENTION: dict[str, TowerScore] = {"mean_query": mean_query, "received": received}
-"""By name."""
+"""The scores by name."""

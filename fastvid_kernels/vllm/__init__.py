@@ -2,8 +2,9 @@
 
 `register` is the entry point that vLLM calls in every process; this module by itself imports neither torch nor vLLM.
 
-`settings`, `digits`, `placement` and `towers` know no vLLM; `startup` checks and prepares its configuration, `method`
-is what is changed in vLLM, `processing` counts placeholders, `model` is what the models share; a module each for these.
+`settings`, `digits`, `placement` and `towers` do not depend on vLLM. `startup` checks and prepares vLLM's
+configuration, `method` makes the changes to vLLM, and `processing` counts placeholders. `model` has the base classes of
+the models, each of which has a module of its own.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ logger = logging.getLogger(__name__)
 def register() -> None:
     """Make the method and its models known to vLLM; calling it again changes nothing.
 
-    With a version of vLLM that was neither tested nor read, it says so and changes nothing: vLLM serves without the
-    method, and refuses it by name.
+    With a version of vLLM that is not supported, log a warning and change nothing: vLLM then serves without the method,
+    and refuses its name.
     """
     from vllm.version import __version__ as version
 
@@ -27,7 +28,7 @@ def register() -> None:
 
     if not is_supported(version):
         logger.warning(
-            "fastvid_kernels knows vLLM %s, and this is %s: --video-pruning-method fastvid is not there",
+            "fastvid_kernels supports vLLM %s, got %s: --video-pruning-method fastvid is not available",
             " and ".join(SUPPORTED),
             version,
         )

@@ -1,4 +1,4 @@
-"""vLLM's runner for CPUs (0.32) is not told that a model prunes, as its runner for GPUs is: here it is."""
+"""Tell vLLM's CPU runner that a model prunes videos. In 0.32, vLLM tells only its GPU runner."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def tell_runner() -> None:
-    """Let the runner ask the model where kept tokens stand, once it has loaded one that prunes by this method.
+    """Make the CPU runner ask a model that prunes by this method for the positions of kept tokens.
 
-    Untold, it would take the channels in which the model writes that down for features.
+    Otherwise it would take the channels that hold these positions for features.
     """
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 

@@ -1,6 +1,7 @@
-"""Whole numbers in channels of an embedding, exact in any floating dtype.
+"""Integers stored in channels of an embedding, exact in any floating dtype.
 
-What vLLM caches of a video is one tensor, in the model's dtype: bfloat16 has no 257. Its digits in base 256 it has.
+vLLM caches one tensor per video, in the model's dtype. bfloat16 cannot represent 257, but it can represent every digit
+in base 256.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ DIGITS = 3
 
 
 def to_digits(numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """Write numbers as digits.
+    """Write numbers as digits in base 256.
 
     Args:
         numbers: int64 `[rows, n]`, from 0 to 256**3 - 1.

@@ -23,10 +23,10 @@ from fastvid_kernels.vllm.startup import llava_settings, serving_of, tokens_per_
 
 
 class ProcessingInfo(upstream.LlavaOnevisionProcessingInfo):
-    """Counts the tokens that are left of a video, and its newline."""
+    """Counts the kept tokens of a video, and its newline."""
 
     def get_num_video_tokens(self, **size: int) -> int:
-        """Of a video of so many frames."""
+        """Number of kept tokens of a video with `num_frames` frames, plus one for its newline."""
         serving = serving_of(self.ctx.model_config)
         if serving is None:
             return super().get_num_video_tokens(**size)  # type: ignore[no-any-return]
@@ -35,7 +35,7 @@ class ProcessingInfo(upstream.LlavaOnevisionProcessingInfo):
 
 
 class Processor(PrunedProcessor, upstream.LlavaOnevisionMultiModalProcessor):
-    """Refuses prompts that reach beyond the rotary table: positions outgrow the tokens, which vLLM limits."""
+    """Refuses prompts that reach beyond the rotary table: vLLM limits tokens, but positions count dropped ones too."""
 
     def check_places(self, serving: Serving, prompt: Any) -> None:
         """See `PrunedProcessor`."""
@@ -43,13 +43,13 @@ class Processor(PrunedProcessor, upstream.LlavaOnevisionMultiModalProcessor):
         n = tokens_per_frame(model_config.hf_config.vision_config)
         kept = serving.kept_per_frame(n)
         dropped = sum((one.length - 1) // kept * (n - kept) for one in prompt["mm_placeholders"].get("video", ()))
-        # A table for M-RoPE holds four times the positions that the model was made for.
+        # vLLM's table for M-RoPE holds four times the model's `max_position_embeddings`.
         table = 4 * model_config.hf_config.get_text_config().max_position_embeddings
         if dropped + model_config.max_model_len > table:
             raise ValueError(
                 f"the prompt's videos must leave room in the model's {table} positions for --max-model-len, "
-                f"{model_config.max_model_len}, got {dropped} positions of dropped tokens: lower that, or give shorter "
-                "videos"
+                f"{model_config.max_model_len}, got {dropped} positions of dropped tokens: lower --max-model-len, or "
+                "give shorter videos"
             )
 
 
@@ -59,7 +59,7 @@ class Processor(PrunedProcessor, upstream.LlavaOnevisionMultiModalProcessor):
 class LlavaOnevisionForConditionalGeneration(
     PrunedModel, upstream.LlavaOnevisionForConditionalGeneration, SupportsMRoPE, SupportsMultiModalPruning
 ):
-    """vLLM's model, whose videos are pruned if that was asked for."""
+    """vLLM's model; its videos are pruned if the server was started with this method."""
 
     supported_video_pruning_methods = (METHOD,)
 
@@ -68,7 +68,7 @@ class LlavaOnevisionForConditionalGeneration(
         config = self.config
         ids = (config.image_token_index, config.video_token_index)
         if not self.prepare_pruning(vllm_config, config.text_config.hidden_size, ids):
-            # Without M-RoPE in its configuration the model is what it always was.
+            # Without pruning, M-RoPE is not configured, and the model is vLLM's unchanged one.
             self.supports_mrope = False
             return
         assert self.serving is not None
@@ -76,11 +76,11 @@ class LlavaOnevisionForConditionalGeneration(
         side = vision.image_size // vision.patch_size
         self.tokens_per_frame = tokens_per_frame(vision)
         pool = partial(pool_to_grid, grid=(side, side), mode="bilinear")
-        # No module of the model: its weights are not in the checkpoint that the loader reads.
+        # The scorer is not a submodule, because its weights are not in the checkpoint that vLLM loads.
         self.score = PatchScorer(scorer(llava_settings(self.serving), vision.hidden_size), pool)
 
     def items(self, features: Sequence[Any]) -> list[Item]:
-        """See `PrunedModel`; from lengths alone."""
+        """See `PrunedModel`. The numbers of frames follow from the lengths."""
         return [self._item(one) for one in features]
 
     def _item(self, feature: Any) -> Item:
@@ -97,7 +97,7 @@ class LlavaOnevisionForConditionalGeneration(
         return [self._pruned(video) for video in inputs["pixel_values_videos"]]
 
     def _pruned(self, pixels: Tensor) -> Tensor:
-        """A video `[F, 3, height, width]` as its kept tokens, its newline, and their positions."""
+        """Kept tokens and newline of a video `[F, 3, height, width]`, with their positions as channels."""
         patches = self.vision_tower(pixels, feature_select_strategy=self.config.vision_feature_select_strategy)
         tokens = self.apply_pooling(self.multi_modal_projector(patches))
         kept, indices = self.pruner(self.score(patches, tokens))

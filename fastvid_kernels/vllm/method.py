@@ -1,6 +1,6 @@
-"""What is changed in vLLM: the method's name, the models' classes, the answer to models that have none; CPUs' runner.
+"""Changes to vLLM: add the method's name and model classes, refuse other models, and prepare the CPU runner.
 
-The name is the one thing that vLLM leaves no room for: the methods are a closed `Literal` of a checked dataclass.
+vLLM has no extension point for the name: the methods are a closed `Literal` in a validated dataclass.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ MODELS = {
     "Qwen3VLForConditionalGeneration": "qwen3_vl",
     "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
 }
-"""By architecture: the module with a class of the same name."""
+"""For each architecture, the module that has a class of the same name."""
 
 
 def add_method() -> None:
-    """Do it, once a process.
+    """Make all changes to vLLM, once per process.
 
     Raises:
-        RuntimeError: vLLM is not as it is in the versions that are known.
+        RuntimeError: vLLM differs from the supported versions.
     """
     from vllm.config.multimodal import MultiModalConfig
     from vllm.model_executor.models import ModelRegistry
@@ -37,7 +37,7 @@ def add_method() -> None:
         return
     for architecture, module in MODELS.items():
         if architecture in MODELS_CONFIG_MAP:
-            raise RuntimeError(f"vLLM has a configuration of its own for {architecture}: this version is not known")
+            raise RuntimeError(f"vLLM has its own configuration for {architecture}: this version is not supported")
         MODELS_CONFIG_MAP[architecture] = CONFIGS[architecture]
         ModelRegistry.register_model(architecture, f"fastvid_kernels.vllm.{module}:{architecture}")
     _refuse_others()
@@ -46,7 +46,7 @@ def add_method() -> None:
 
 
 def _add_name(config: Any) -> bool:
-    """Whether it was not there yet."""
+    """Add the method's name to vLLM's configuration; return False if it is already there."""
     from pydantic.dataclasses import rebuild_dataclass
     from vllm.config import multimodal
     from vllm.engine import arg_utils
@@ -57,7 +57,7 @@ def _add_name(config: Any) -> bool:
         return False
     if not names or names != get_args(multimodal.VideoPruningMethod):
         raise RuntimeError(
-            f"vLLM's video_pruning_method must be a Literal, got {field.type!r}: this version is not known"
+            f"vLLM's video_pruning_method must be a Literal, got {field.type!r}: this version is not supported"
         )
     methods = Literal[(*names, METHOD)]  # type: ignore[valid-type]
     multimodal.VideoPruningMethod = methods
@@ -66,14 +66,14 @@ def _add_name(config: Any) -> bool:
     if METHOD not in get_args(config.__pydantic_fields__["video_pruning_method"].annotation):
         config.__pydantic_fields__["video_pruning_method"].annotation = methods
     rebuild_dataclass(config, force=True)
-    # What the command line accepts was read from the field as it was.
+    # The command line caches the values it accepts, which it read from the old field.
     arg_utils._compute_kwargs.cache_clear()
     config(video_pruning_rate=0.5, video_pruning_method=METHOD)
     return True
 
 
 def _refuse_others() -> None:
-    """vLLM itself ignores the rate where a model names no methods: a server would prune nothing and say nothing."""
+    """Refuse other models: where a model names no methods, vLLM ignores the rate, and silently prunes nothing."""
     from vllm.config import VllmConfig
 
     from fastvid_kernels.vllm.startup import rate_of

@@ -1,4 +1,4 @@
-"""What the models share: where vLLM asks them for positions."""
+"""Base classes of the models: they give vLLM the positions of pruned videos."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastvid_kernels.vllm.towers import ServedTowerAttention
 
 
 class PrunedModel:
-    """Stands before a model of vLLM; does nothing where the method is another."""
+    """Mixin before a vLLM model class; does nothing if the server does not prune by this method."""
 
     serving: Serving | None
     pruner: ServedPruner
@@ -28,12 +28,12 @@ class PrunedModel:
     placeholder_ids: frozenset[int]
 
     def prepare_pruning(self, vllm_config: Any, embedding_width: int, placeholder_ids: Sequence[int]) -> bool:
-        """Read how videos are pruned, and say whether they are.
+        """Read the pruning settings, and return whether videos are pruned.
 
         Args:
-            vllm_config: of the server.
+            vllm_config: the server's configuration.
             embedding_width: channels of an embedding as the language model gets it.
-            placeholder_ids: those of images and videos.
+            placeholder_ids: token ids of the placeholders of images and videos.
         """
         self.serving = serving_of(vllm_config.model_config)
         self.embedding_width = embedding_width
@@ -43,15 +43,15 @@ class PrunedModel:
         return self.serving is not None
 
     def items(self, features: Sequence[Any]) -> list[Item]:
-        """What stands in a prompt, in order of offsets.
+        """The images and videos in a prompt, in order of their offsets.
 
         Args:
-            features: vLLM's, in that order. Their data may lack what a cache made unnecessary.
+            features: vLLM's features, in the same order. Data that a cache made unnecessary may be missing.
         """
         raise NotImplementedError
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
-        """All positions of a prompt but those inside its videos."""
+        """All positions of a prompt except those inside its videos."""
         if self.serving is None:
             return super().get_mrope_input_positions(input_tokens, mm_features)  # type: ignore[misc, no-any-return]
         features = sorted(mm_features, key=lambda one: one.mm_position.offset)
@@ -64,7 +64,7 @@ class PrunedModel:
         mrope_positions: Tensor,
         num_computed_tokens: int,
     ) -> tuple[Sequence[Tensor], Tensor, int]:
-        """The positions inside the videos of the part of a prompt that is computed next."""
+        """Fill in the positions inside videos, for the part of a prompt that is computed next."""
         if self.serving is None:
             return super().recompute_mrope_positions(  # type: ignore[misc, no-any-return]
                 input_ids, multimodal_embeddings, mrope_positions, num_computed_tokens
@@ -79,12 +79,12 @@ class PrunedModel:
 
 
 class PrunedQwen(PrunedModel):
-    """What the Qwen models share: a tower that is seen at work, grids, and videos whose positions are theirs."""
+    """Base class of the Qwen models: hooks on the tower, and the pruning of videos given their grids."""
 
     visual: Any
 
     def prepare_tower(self) -> None:
-        """Put the hooks in place that score the tokens, if the tower does."""
+        """Register the hooks that score the tokens, if the attention comes from the tower."""
         assert self.serving is not None
         name = self.serving.attention or DEFAULT_ATTENTION
         self.of_tokens = ATTENTION_SUBSTITUTES.get(name)
@@ -107,19 +107,19 @@ class PrunedQwen(PrunedModel):
             self.of_tower.attach()
 
     def in_rows(self, scores: Tensor, grid: Grid) -> Tensor:
-        """Scores `[F, N]` as the tower has the tokens, row by row."""
+        """Scores `[F, N]` reordered from the tower's order of tokens to row by row; here these are the same."""
         return scores
 
     def pruned_videos(self, run: Any, video_input: Any, channels: int) -> list[tuple[Tensor, Pruned]]:
-        """Run the tower, and prune.
+        """Run the tower, and prune the videos.
 
         Args:
-            run: from the input to the videos' embeddings, `[F * N, C]` each.
-            video_input: with `video_grid_thw`.
-            channels: the first of C, which are the tokens.
+            run: maps the input to the embeddings of each video, `[F * N, C]`.
+            video_input: vLLM's input, with `video_grid_thw`.
+            channels: how many of the C channels, from the first, are the tokens.
 
         Returns:
-            For each video its embeddings, and what is left of its tokens.
+            For each video, its embeddings and its pruned tokens.
         """
         grids: list[Grid] = [
             (frames, rows, columns) for frames, rows, columns in video_input["video_grid_thw"].tolist()
@@ -141,11 +141,11 @@ class PrunedQwen(PrunedModel):
 
 
 def image_item(feature: Any, rows: Tensor) -> Item:
-    """An image that stands where vLLM has it, its positions as they are."""
+    """An image, at vLLM's offset and with its positions unchanged."""
     return Item(feature.mm_position.offset, feature.mm_position.length, int(rows.max()) + 1, rows)
 
 
 def grid_of(feature: Any, merge_size: int) -> Grid:
-    """Frames, and rows and columns of tokens, of an image or a video."""
+    """Number of frames, and of rows and columns of tokens in a frame, of an image or a video."""
     frames, rows, columns = feature.data[f"{feature.modality}_grid_thw"].data.tolist()
     return frames, rows // merge_size, columns // merge_size

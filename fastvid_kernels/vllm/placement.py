@@ -1,8 +1,9 @@
-"""Where tokens stand: the positions of a prompt before its videos are seen, and of a video's tokens once they are.
+"""Positions of tokens: of a prompt before its videos are encoded, and of a video's kept tokens afterwards.
 
-A position is three numbers (time, row, column), as in M-RoPE. What a video takes of them depends on its size alone, so
-the text after it is placed before the data is there, and a cache hit that covers the video changes nothing. Which of
-the video's own positions are kept depends on what it shows; they come with its embeddings, relative to its first.
+A position is three numbers (time, row, column), as in M-RoPE. How many positions a video spans depends only on its
+size, so the text after it can be placed before the video is encoded, and a cache hit that covers the video changes
+nothing. Which tokens of the video are kept depends on its content; their positions come with its embeddings, relative
+to the video's first position.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ class Item:
     """An image or a video in a prompt.
 
     Attributes:
-        offset: its first token.
-        length: its tokens in the prompt.
-        span: the positions it takes: what follows it stands this far behind its first.
-        rows: int64 `[3, length]`, relative positions; None: a pruned video's, not known yet.
+        offset: index of its first token in the prompt.
+        length: number of its tokens in the prompt.
+        span: the distance from its first position to the first position after it.
+        rows: int64 `[3, length]`, relative positions; None for a pruned video, where they are not known yet.
     """
 
     offset: int
@@ -35,17 +36,17 @@ class Item:
 
 
 def prompt_positions(length: int, items: Sequence[Item]) -> tuple[Tensor, int]:
-    """Positions of a prompt, but for the tokens of pruned videos: all of these have their video's last position.
+    """Positions of a prompt, where all tokens of a pruned video get the video's last position for now.
 
-    That one is right for a video's last token where that is never pruned; and what follows can be placed by what is
-    before it.
+    This is right for the last token of a video if that token is never pruned, and it lets what follows be placed by
+    the token before it.
 
     Args:
-        length: of the prompt.
-        items: in order of their offsets.
+        length: number of tokens of the prompt.
+        items: its images and videos, in order of their offsets.
 
     Returns:
-        int64 `[3, length]`, and how far the first generated token stands behind `length`.
+        int64 `[3, length]`, and the position of the first generated token minus `length`.
     """
     positions = torch.empty(3, length, dtype=torch.int64)
     at = cursor = 0
@@ -64,24 +65,24 @@ def in_grid(frames: int, rows: int, columns: int, per_frame: float = 1.0) -> Ten
     """Relative positions of a grid of tokens, int64 `[3, frames * rows * columns]`.
 
     Args:
-        frames: in time.
-        rows: in a frame.
-        columns: in a row.
-        per_frame: positions from a frame to the next, rounded down after they are summed.
+        frames: number of frames.
+        rows: number of rows in a frame.
+        columns: number of tokens in a row.
+        per_frame: time positions from one frame to the next; the product with the frame's number is rounded down.
     """
-    # float64, as the model itself counts them.
+    # In float64, as the model itself computes them.
     times = (torch.arange(frames, dtype=torch.float64) * per_frame).long()
     grid = torch.meshgrid(times, torch.arange(rows), torch.arange(columns), indexing="ij")
     return torch.stack([axis.flatten() for axis in grid])
 
 
 def between_timestamps(texts: Sequence[int], rows: int, columns: int, kept: Tensor) -> Tensor:
-    """Relative positions of a video whose frames stand between words, int64 `[3, length]`.
+    """Relative positions of a video with text between its frames, int64 `[3, length]`.
 
     Args:
-        texts: for each frame, tokens of text before it; after each there is one more.
-        rows: of tokens in a frame.
-        columns: in a row.
+        texts: for each frame, the number of text tokens before it; one more text token follows each frame.
+        rows: number of rows of tokens in a frame.
+        columns: number of tokens in a row.
         kept: int64 `[kept]`, ascending: `frame * rows * columns + place` of the kept tokens.
     """
     parts: list[Tensor] = []
@@ -99,12 +100,12 @@ def between_timestamps(texts: Sequence[int], rows: int, columns: int, kept: Tens
 
 
 def with_positions(rows: Tensor, positions: Tensor, lead: int = 0) -> Tensor:
-    """A video's rows with what `place` needs.
+    """Append to a video's embeddings the channels that `place` reads.
 
     Args:
         rows: `[length, D]`, the embeddings of a pruned video.
         positions: int64 `[3, length]`, relative.
-        lead: how many of its tokens in the prompt come before its first placeholder.
+        lead: how many of the video's tokens in the prompt come before its first placeholder.
 
     Returns:
         `[length, D + 15]`.
@@ -113,7 +114,7 @@ def with_positions(rows: Tensor, positions: Tensor, lead: int = 0) -> Tensor:
 
 
 def position_channels(positions: Tensor, lead: int = 0) -> Tensor:
-    """The added channels of `with_positions`, float32 `[length, 15]`: rank in the video, lead, time, row, column."""
+    """The channels that `with_positions` adds, float32 `[length, 15]`: rank in the video, lead, time, row, column."""
     length = positions.shape[1]
     rank = torch.arange(length, device=positions.device)
     return to_digits(torch.stack([rank, torch.full_like(rank, lead), *positions], dim=1), torch.float32)
@@ -127,21 +128,21 @@ def place(
     placeholders: AbstractSet[int],
     width: int,
 ) -> tuple[list[Tensor], Tensor]:
-    """Place the tokens of the videos in a part of a prompt.
+    """Compute the positions of the video tokens in a part of a prompt.
 
-    The same whatever was placed before, so that a request that is interrupted can start again.
+    The result does not depend on what was placed before, so that an interrupted request can start again.
 
     Args:
-        ids: of the whole prompt.
-        embeddings: of the images and videos in the part, in order, each `[length, width]` if nothing of it was pruned
-            and `[length, width + 15]` otherwise; the first may lack what an earlier part had.
+        ids: token ids of the whole prompt.
+        embeddings: those of the images and videos in the part, in order: `[length, width]` each, or
+            `[length, width + 15]` for a pruned video. The first may lack tokens that an earlier part had.
         positions: int64 `[3, length]`, of the whole prompt.
-        computed: where the part begins.
+        computed: index of the part's first token.
         placeholders: ids that stand for tokens of images and videos.
         width: channels of an embedding.
 
     Returns:
-        The embeddings `[length, width]`, and the positions.
+        The embeddings `[length, width]`, without the added channels, and the positions.
     """
     positions = positions.clone()
     cursor = computed
@@ -159,7 +160,7 @@ def place(
 
 
 def delta(positions: Tensor) -> int:
-    """How far the first generated token stands behind the prompt's length."""
+    """The position of the first generated token minus the prompt's length."""
     return int(positions[:, -1].max()) + 1 - positions.shape[1]
 
 

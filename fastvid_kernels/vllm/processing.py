@@ -1,4 +1,4 @@
-"""What the models' processors share: names of cached videos, numbers of placeholders, and what cannot be placed."""
+"""Base classes of the models' processors: names of cached videos, numbers of placeholders, and checks of prompts."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from fastvid_kernels.vllm.startup import serving_of
 
 
 class PrunedProcessor:
-    """Stands before a processor of vLLM; does nothing where the method is another."""
+    """Mixin before a vLLM processor class; does nothing if the server does not prune by this method."""
 
     info: Any
 
     @property
     def serving(self) -> Serving | None:
-        """How videos are pruned."""
+        """How videos are pruned; None if this method is not in use."""
         return serving_of(self.info.ctx.model_config)
 
     def check_places(self, serving: Serving, prompt: Any) -> None:
-        """Refuse a processed prompt, before it reaches the engine, if its tokens have no place.
+        """Refuse a processed prompt, before it reaches the engine, if its tokens cannot be given positions.
 
         Raises:
-            ValueError: that is so.
+            ValueError: they cannot.
         """
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        """What vLLM's own processor makes of a request, checked."""
+        """Process a request with vLLM's own processor, and check the result."""
         prompt = super().apply(inputs, timing_ctx)  # type: ignore[misc]
         serving = self.serving
         if serving is not None:
@@ -44,7 +44,7 @@ class PrunedProcessor:
 
 
 class PrunedQwenProcessor(PrunedProcessor):
-    """Counts the tokens that are left of a video; all its placeholders stand in its first frame."""
+    """Counts the kept tokens of a video; all its placeholders stand in its first frame."""
 
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
@@ -63,22 +63,22 @@ class PrunedQwenProcessor(PrunedProcessor):
 
 
 def kept_of_grid(serving: Serving, grid: Any, merge_size: int) -> int:
-    """Tokens that are left of a video: int64 `[3]`, frames, rows and columns of patches.
+    """Number of kept tokens of a video, from its grid: int64 `[3]`, frames, rows and columns of patches.
 
     Raises:
-        ValueError: none would be.
+        ValueError: no token would be kept.
     """
     frames, rows, columns = grid.tolist()
     return int(frames * serving.kept_per_frame(rows * columns // merge_size**2))
 
 
 def resized(update: Any, count: Callable[[int], int], token: int) -> Any:
-    """A prompt update with another number of placeholders, all where the first one is.
+    """Change the number of placeholders of a prompt update, and put all of them where the first one is.
 
     Args:
-        update: of vLLM, whose replacement is a function.
-        count: how many placeholders an item has.
-        token: the id of one.
+        update: a prompt update of vLLM whose replacement is a function.
+        count: gives the number of placeholders of an item.
+        token: the id of a placeholder.
     """
     original = update.replacement
 

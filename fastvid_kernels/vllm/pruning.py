@@ -1,4 +1,4 @@
-"""From a video's tokens and their attention to what vLLM caches of it."""
+"""Prune the tokens of a video before vLLM caches them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from fastvid_kernels.vllm.settings import Serving
 
 
 class ServedPruner:
-    """Prunes each video alone: what is kept of one cannot depend on who asks beside.
+    """Prunes each video alone, so that the result cannot depend on other requests.
 
     Args:
-        serving: how.
+        serving: the settings.
     """
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        # At the first video, which may be a made-up one of the start.
+        # Warms up at the first video, which may be a dummy one that vLLM makes when it starts.
         self._warm_up = LazyWarmup(serving.config, serving.backend)
 
     def __call__(self, video: Video) -> Pruned:
-        """What is left of a video, and which tokens that is: `[F * K, D]` and int64 `[F * K]`."""
+        """Prune a video; return the kept tokens `[F * K, D]` and their flat indices, int64 `[F * K]`."""
         self._warm_up(video.tokens, video.attention, video.features)
         with torch.no_grad():
             return prune(

@@ -19,21 +19,21 @@ from fastvid_kernels.vllm.startup import serving_of
 
 
 class Processor(PrunedQwenProcessor, upstream.Qwen2_5_VLMultiModalProcessor):
-    """Counts the tokens that are left of a video."""
+    """Counts the kept tokens of a video."""
 
     def check_places(self, serving: Serving, prompt: Any) -> None:
-        """See `PrunedProcessor`: what follows a video is placed by its last token, which may be dropped."""
+        """See `PrunedProcessor`. An item that follows a video is placed by its last token, which may be dropped."""
         ranges = [one for several in prompt["mm_placeholders"].values() for one in several]
         starts = {one.offset for one in ranges} | {len(prompt["prompt_token_ids"])}
         if any(one.offset + one.length in starts for one in prompt["mm_placeholders"].get("video", ())):
-            raise ValueError("a video in a prompt must be followed by text, as <|vision_end|>")
+            raise ValueError("a video in a prompt must be followed by text, such as <|vision_end|>")
 
 
 class DummyInputs(upstream.Qwen2_5_VLDummyInputsBuilder):
-    """What vLLM warms up with: each video must be followed by text there too."""
+    """Inputs with which vLLM warms up: there too, text must follow each video."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
-        """Images and videos one after another."""
+        """Images and videos one after another, with a full stop after each video."""
         text: str = super().get_dummy_text(mm_counts)
         if serving_of(self.info.ctx.model_config) is None:
             return text
@@ -43,7 +43,7 @@ class DummyInputs(upstream.Qwen2_5_VLDummyInputsBuilder):
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=upstream.Qwen2_5_VLProcessingInfo, dummy_inputs=DummyInputs)
 class Qwen2_5_VLForConditionalGeneration(PrunedQwen, upstream.Qwen2_5_VLForConditionalGeneration):
-    """vLLM's model, whose videos are pruned if that was asked for."""
+    """vLLM's model; its videos are pruned if the server was started with this method."""
 
     supported_video_pruning_methods = ("evs", METHOD)
 
@@ -68,7 +68,7 @@ class Qwen2_5_VLForConditionalGeneration(PrunedQwen, upstream.Qwen2_5_VLForCondi
         return found
 
     def in_rows(self, scores: Tensor, grid: Grid) -> Tensor:
-        """See `PrunedQwen`: the tower has a frame's tokens window by window."""
+        """See `PrunedQwen`. The tower orders a frame's tokens window by window."""
         order = self.visual.get_window_index_thw(*grid)[0].to(scores.device)
         return torch.empty_like(scores.flatten()).index_copy(0, order, scores.flatten()).view(scores.shape)
 

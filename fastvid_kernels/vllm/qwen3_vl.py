@@ -17,14 +17,14 @@ from fastvid_kernels.vllm.settings import METHOD
 
 
 class Processor(PrunedQwenProcessor, upstream.Qwen3VLMultiModalProcessor):
-    """Counts the tokens that are left of a video; all its placeholders stand in its first frame."""
+    """Counts the kept tokens of a video; all its placeholders stand in its first frame."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     Processor, info=upstream.Qwen3VLProcessingInfo, dummy_inputs=upstream.Qwen3VLDummyInputsBuilder
 )
 class Qwen3VLForConditionalGeneration(PrunedQwen, upstream.Qwen3VLForConditionalGeneration):
-    """vLLM's model, whose videos are pruned if that was asked for."""
+    """vLLM's model; its videos are pruned if the server was started with this method."""
 
     supported_video_pruning_methods = ("evs", "vidcom2", METHOD)
 
@@ -32,7 +32,7 @@ class Qwen3VLForConditionalGeneration(PrunedQwen, upstream.Qwen3VLForConditional
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         config = self.config
         ids = (config.image_token_id, config.video_token_id)
-        # What DeepStack adds to the first layers stands beside the tokens.
+        # The DeepStack features of the first layers are further channels beside the tokens.
         if self.prepare_pruning(vllm_config, self.visual_dim + self.multiscale_dim, ids):
             self.prepare_tower()
 
@@ -58,7 +58,7 @@ class Qwen3VLForConditionalGeneration(PrunedQwen, upstream.Qwen3VLForConditional
         run = super()._process_video_input
         if self.serving is None:
             return run(video_input)
-        # vLLM gives this to the next method, which knows the videos' words too.
+        # vLLM passes this to `_postprocess_video_embeds_evs`, which also gets the timestamps.
         return self.pruned_videos(run, video_input, self.visual_dim)
 
     def _postprocess_video_embeds_evs(self, video_embeds_split: Any, video_input: Any) -> Any:
@@ -72,8 +72,8 @@ class Qwen3VLForConditionalGeneration(PrunedQwen, upstream.Qwen3VLForConditional
         )
 
     def _with_words(self, embeddings: Tensor, kept: Any, grid: list[int], timestamps: Any) -> Tensor:
-        """A video as it stands in the prompt: the words between its frames, its kept tokens, their positions."""
-        # Merged tokens replace the first layer's; what goes to later layers is selected.
+        """A video as in the prompt: the text between its frames, its kept tokens, and their positions."""
+        # Tokens are replaced by merged ones; of the DeepStack channels, those of kept tokens are selected.
         rows = torch.cat([kept.tokens, embeddings[kept.indices, self.visual_dim :]], dim=1)
         n = len(embeddings) // grid[0]
         per_frame = torch.bincount(kept.indices // n, minlength=grid[0]).tolist()
@@ -87,12 +87,12 @@ class Qwen3VLForConditionalGeneration(PrunedQwen, upstream.Qwen3VLForConditional
         return embedded
 
     def _get_expanded_positions(self, **given: Any) -> Any:
-        """vLLM asks for the positions of a video's words and tokens, to be added as channels."""
+        """Positions of a video's text and tokens, which vLLM appends as channels."""
         if self.serving is None:
             return super()._get_expanded_positions(**given)
         _, rows, columns = given["video_grid_thw"]
         merge = self.visual.spatial_merge_size
-        # Words of a frame: from the end of the one before to its own start; of the first, from the beginning.
+        # The text of a frame begins where the frame before ends (the first at 0), and ends at the frame's start.
         starts = given["is_vision_start"].nonzero()[:, 0].tolist()
         counts = given["num_tokens_per_frame"]
         ends = [0, *(start + 1 + count + 1 for start, count in zip(starts, counts, strict=True))]

@@ -16,4 +16,4 @@ from fastvid_kernels.vllm import qwen3_vl
 class Qwen3VLMoeForConditionalGeneration(
     qwen3_vl.Qwen3VLForConditionalGeneration, upstream.Qwen3VLMoeForConditionalGeneration
 ):
-    """vLLM's model, with what is changed in Qwen3-VL before it."""
+    """vLLM's model, with the changes of our Qwen3-VL class."""

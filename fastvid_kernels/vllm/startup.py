@@ -1,4 +1,4 @@
-"""What is checked, and what is prepared, when a server starts: in its first process, before any weight is read."""
+"""Checks and preparations when a server starts: in its first process, before any weight is read."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ _KEY = "fastvid"
 
 
 def rate_of(model_config: Any) -> float | None:
-    """The part of video tokens that goes; None: this method prunes nothing here."""
+    """The fraction of video tokens that is dropped; None if this method is not in use."""
     multimodal = model_config.multimodal_config
     spec = None if multimodal is None else multimodal.get_video_pruning_spec()
     return spec[1] if spec is not None and spec[0] == METHOD else None
 
 
 def serving_of(model_config: Any) -> Serving | None:
-    """How videos are pruned; None: by others, or not at all."""
+    """How videos are pruned; None if by another method, or not at all."""
     if rate_of(model_config) is None:
         return None
     return Serving.from_plain(getattr(model_config.hf_config, _KEY))
 
 
 def llava_settings(serving: Serving) -> Settings:
-    """As the adapters take them."""
+    """The settings as the adapters take them."""
     return Settings(serving.siglip, serving.attention, serving.config, serving.backend)
 
 
 def tokens_per_frame(vision: Any) -> int:
-    """N of LLaVA-OneVision."""
+    """N, the tokens a frame, of LLaVA-OneVision."""
     side = vision.image_size // vision.patch_size
     return math.prod(pooled_grid((side, side), "bilinear"))
 
 
 class _Config(VerifyAndUpdateConfig):
-    """What vLLM calls for an architecture once its own configuration stands."""
+    """The hook that vLLM calls for an architecture after it has built its own configuration."""
 
     defaults: PruneConfig
 
     @classmethod
     def verify_and_update_config(cls, vllm_config: Any) -> None:
-        """Check, and leave the settings where every process finds them."""
+        """Check the settings, and store them in the model's configuration, which every process gets."""
         model_config = vllm_config.model_config
         rate = rate_of(model_config)
         if rate is None:
@@ -63,18 +63,18 @@ class _Config(VerifyAndUpdateConfig):
 
     @classmethod
     def prepare(cls, vllm_config: Any, serving: Serving) -> None:
-        """What the model asks for beside that."""
+        """Do the checks and preparations of one model."""
         raise NotImplementedError
 
 
 class LlavaOnevisionConfig(_Config):
-    """M-RoPE with three equal rows, which is RoPE at positions of our choice."""
+    """Turns on M-RoPE with three equal rows, which is RoPE at positions that the model chooses."""
 
     defaults = llava_onevision.DEFAULTS
 
     @classmethod
     def prepare(cls, vllm_config: Any, serving: Serving) -> None:
-        """Check the tower and its head, and let the language model ask for positions."""
+        """Check the tower and its head, and configure M-RoPE in the language model."""
         config = vllm_config.model_config.hf_config
         if not isinstance(config.vision_feature_layer, int) or config.vision_feature_select_strategy != "full":
             raise ValueError(
@@ -83,7 +83,7 @@ class LlavaOnevisionConfig(_Config):
                 f"{config.vision_feature_select_strategy!r}"
             )
         serving.kept_per_frame(tokens_per_frame(config.vision_config))
-        # Reads the head, 61 MB at most, and forgets it: the worker, which needs it, reports what it lacks in its log.
+        # Loads the head (61 MB at most) only as a check: the worker, which needs it, reports errors only in its log.
         scorer(llava_settings(serving), config.vision_config.hidden_size)
         text = config.get_text_config()
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -91,13 +91,13 @@ class LlavaOnevisionConfig(_Config):
 
 
 class QwenConfig(_Config):
-    """M-RoPE is there."""
+    """Qwen models have M-RoPE already."""
 
     defaults = qwen_vl.DEFAULTS
 
     @classmethod
     def prepare(cls, vllm_config: Any, serving: Serving) -> None:
-        """Check that the tower can be seen at work."""
+        """Check that the tower's last block can be scored by hooks."""
         known = (*TOWER_ATTENTION, *ATTENTION_SUBSTITUTES)
         if serving.siglip is not None or serving.attention not in (None, *known):
             raise ValueError(
@@ -108,7 +108,7 @@ class QwenConfig(_Config):
         if multimodal.mm_encoder_tp_mode == "data":
             raise ValueError(f"--mm-encoder-tp-mode must be 'weights' with {METHOD}, got 'data'")
         if getattr(vllm_config.compilation_config, "compile_mm_encoder", False):
-            raise ValueError(f"compile_mm_encoder must be off with {METHOD}, which looks into the vision tower")
+            raise ValueError(f"compile_mm_encoder must be off with {METHOD}, which puts hooks on the vision tower")
         vision = vllm_config.model_config.hf_config.vision_config
         full = getattr(vision, "fullatt_block_indexes", None)
         if full is not None and vision.depth - 1 not in full:
@@ -128,15 +128,15 @@ CONFIGS = {
 
 def _check_engine(vllm_config: Any) -> None:
     if vllm_config.speculative_config is not None:
-        raise ValueError(f"speculative decoding must be off with {METHOD}: a drafter places tokens otherwise")
+        raise ValueError(f"speculative decoding must be off with {METHOD}: a draft model would use other positions")
     stages = vllm_config.parallel_config.pipeline_parallel_size
     if stages != 1:
         raise ValueError(
-            f"--pipeline-parallel-size must be 1 with {METHOD}, got {stages}: later stages do not learn where the kept "
-            "tokens stand"
+            f"--pipeline-parallel-size must be 1 with {METHOD}, got {stages}: later stages do not get the positions of "
+            "the kept tokens"
         )
     if vllm_config.model_config.multimodal_config.enable_mm_embeds:
-        raise ValueError(f"--enable-mm-embeds must be off with {METHOD}: embeddings come without what scores them")
+        raise ValueError(f"--enable-mm-embeds must be off with {METHOD}: embeddings alone cannot be scored")
 
 
 def _check_rope(text: Any) -> None:
@@ -144,5 +144,5 @@ def _check_rope(text: Any) -> None:
     kind = rope.get("rope_type", "default")
     if kind != "default":
         raise ValueError(
-            f"the model's rope_type must be 'default' with {METHOD}, got {kind!r}: leave out what stretches its context"
+            f"the model's rope_type must be 'default' with {METHOD}, got {kind!r}: do not use RoPE scaling"
         )

@@ -1,4 +1,4 @@
-"""Attention of video tokens from the last block of vLLM's Qwen towers, whose calls and outputs have their own form."""
+"""Attention of video tokens from the last block of vLLM's Qwen towers, which have other arguments and shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastvid_kernels.adapters.tower import Grid, TowerAttention
 from fastvid_kernels.vision import TowerScore, rotated
 
 Gather = Callable[[Tensor], Tensor]
-"""From this rank's scores to those of all ranks, in order of ranks, in a new first dimension."""
+"""Maps this rank's scores to those of all ranks, stacked by rank in a new first dimension."""
 
 
 def _alone(scores: Tensor) -> Tensor:
@@ -24,10 +24,10 @@ class ServedTowerAttention(TowerAttention):
 
     Args:
         attention: the block's attention, with a `qkv` projection, called with `rotary_pos_emb_cos` and `_sin`.
-        heads: that this rank has.
-        score: from queries and keys after their rotary embedding.
-        patches_per_token: patches that are merged into a token.
-        gather: brings the ranks' scores together: each has some heads, and all must prune alike.
+        heads: number of heads that this rank has.
+        score: computes attention from queries and keys after their rotary embedding.
+        patches_per_token: number of patches merged into one token.
+        gather: gathers the scores of all ranks, since each rank has some of the heads and all must prune alike.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ServedTowerAttention(TowerAttention):
 
     def _keep_angles(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._grids:
-            # Each of the first half of a head's channels turns with its like in the second.
+            # Channel i of a head's first half is rotated with channel i of its second half, by the same angle.
             halves = (kwargs["rotary_pos_emb_cos"], kwargs["rotary_pos_emb_sin"])
             cos, sin = (torch.cat([half, half], dim=-1) for half in halves)
             self._angles = cos, sin
@@ -48,7 +48,7 @@ class ServedTowerAttention(TowerAttention):
         super()._score_videos(module, args, output[0].flatten(0, 1))
 
     def _video(self, grid: Grid, projected: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        # The base class asks the attention for its heads, by a name that vLLM's does not have.
+        # The base class reads `num_heads` of the attention, which vLLM's attention does not have.
         frames = grid[0]
         qkv = projected.view(frames, -1, 3, self._heads, cos.shape[-1])
         cos, sin = (angles.view(frames, -1, angles.shape[-1]) for angles in (cos, sin))

@@ -45,7 +45,7 @@ def append(cache: Any, count: int) -> None:
 
 
 def test_a_decoder_that_knows_of_no_pruning_is_refused(cache: Any) -> None:
-    with pytest.raises(RuntimeError, match=r"the model prunes no longer.*before remove\(\)"):
+    with pytest.raises(RuntimeError, match=r"the model no longer prunes.*before remove\(\)"):
         cache.update(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4), 0)
     assert cache.get_seq_length() == ENTRIES + REMOVED
 
@@ -95,7 +95,7 @@ def test_crop(cache: Any) -> None:
     assert cache.get_seq_length() == 10
     assert pruned_part(cache).length == 10
     for count in (1, 2, 11):
-        with pytest.raises(ValueError, match="cropped only to where no pruned video token is cut off"):
+        with pytest.raises(ValueError, match="crop must not remove a pruned video token"):
             cache.crop(-count)
     assert cache.get_seq_length() == 10, "nothing half-done"
 

@@ -236,7 +236,7 @@ def test_a_cropped_cache_serves_several_questions(patched: Any, twin: Any, head:
         cache.crop(len(first.ids) - 3 - cache.get_seq_length())
         out = patched.generate(**tiny.batch([question.ids]), past_key_values=cache, **GREEDY)
         check_generated(out, 0, question, twin, head)
-    with pytest.raises(ValueError, match="cropped only to where no pruned video token"):
+    with pytest.raises(ValueError, match="crop must not remove a pruned video token"):
         cache.crop(20 - cache.get_seq_length())
 
 

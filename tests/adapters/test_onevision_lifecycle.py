@@ -80,7 +80,7 @@ def test_an_exception_inside_the_model_leaves_it_usable(
 def test_a_pruned_conversation_ends_with_the_patch(model: Any, siglip_directory: Any) -> None:
     with apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS):
         cache = model(**inputs_of(video_prompt(3)), use_cache=True).past_key_values
-    with pytest.raises(RuntimeError, match="the model prunes no longer"):
+    with pytest.raises(RuntimeError, match="the model no longer prunes"):
         model(input_ids=torch.tensor([[5]]), past_key_values=cache)
 
 
@@ -220,7 +220,7 @@ class TestRefusals:
             apply_fastvid(nn.Linear(1, 1))
 
     def test_a_wrapper(self, model: Any, siglip_directory: Any) -> None:
-        with pytest.raises(TypeError, match=r"itself and not a wrapper around it; got OptimizedModule"):
+        with pytest.raises(TypeError, match=r"and not a wrapper around one, got OptimizedModule"):
             apply_fastvid(torch.compile(model), siglip=siglip_directory)
 
     @pytest.mark.parametrize("version", ["4.57.6", "5.16.0", "5.25.0", "6.0.0"])
@@ -255,7 +255,7 @@ class TestRefusals:
         apply_fastvid(model, siglip=siglip_directory)
         model.model.multi_modal_projector = copy.deepcopy(model.model.multi_modal_projector)
         model.model.multi_modal_projector._forward_pre_hooks.clear()
-        with pytest.raises(RuntimeError, match=r"did not run: where it was replaced, call .*remove"):
+        with pytest.raises(RuntimeError, match=r"did not run: if it was replaced, call .*remove"):
             model(**inputs_of(video_prompt(3)))
 
     def test_an_unknown_hyperparameter(self, model: Any, siglip_directory: Any) -> None:
@@ -283,7 +283,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("vision_feature_layer", [-1, -2], "must be one layer"),
+            ("vision_feature_layer", [-1, -2], "must be the number of one layer"),
             ("vision_feature_select_strategy", "default", "must be 'full'"),
         ],
     )

@@ -216,7 +216,7 @@ def test_a_cropped_cache_serves_several_questions(case: Case) -> None:
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], past_key_values=cache, **GREEDY
         )
         case.check_generated(out, 0, question)
-    with pytest.raises(ValueError, match="cropped only to where no pruned video token"):
+    with pytest.raises(ValueError, match="crop must not remove a pruned video token"):
         cache.crop(20 - cache.get_seq_length())
 
 

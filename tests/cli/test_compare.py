@@ -90,7 +90,7 @@ def test_the_picture_shows_what_is_kept() -> None:
         (("--methods", "uniform,visionzipp"), "--methods: method must be one of .*, got 'visionzipp'"),
         (("--methods", ""), "--methods: method must be one of .*, got ''"),
         (("--methods", "fastvid:merging=mean"), "--methods: merging must be one of .*, got 'mean'"),
-        (("--methods", "evs:seed=1"), r"--methods: evs must be given options that it has \(none\), got seed"),
+        (("--methods", "evs:seed=1"), r"--methods: evs must be given only options that it has \(none\), got seed"),
         (("--frames", "0"), "--frames must be from 1 to 256, got 0"),
         (("--retention", "0.001"), "--retention 0.001 is too small"),
         (("--output", "sheet.jpg"), "sheet.jpg"),

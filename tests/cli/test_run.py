@@ -94,8 +94,8 @@ def test_a_checkpoint_answers_what_it_should(llava: Path, siglip: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "give either --model, or --random-weights, one of small, 7b"),
-        (["--model", "x", "--random-weights", "small"], "give either --model, or --random-weights, one of small, 7b"),
+        ([], "give either --model, or --random-weights with one of small, 7b"),
+        (["--model", "x", "--random-weights", "small"], "give either --model, or --random-weights with one of small"),
         (["--random-weights", "small", "--retention", "0"], "--retention must be above 0 and at most 1, got 0"),
         (["--random-weights", "small", "--video", "synthetic", "--retention", "0.005"], "use 0.005103 or more"),
         (["--random-weights", "small", "--frames", "0"], "--frames must be from 1 to 256, got 0"),

@@ -116,7 +116,7 @@ def test_a_question_that_holds_a_placeholder_gets_one_line(tmp_path: Path) -> No
     for name, words in (("qwen3-vl", "what is <|video_pad|>"), ("small", "what is <video>?")):
         result = run("--random-weights", name, "--video", "synthetic", "--frames", 2, "--question", words)
         assert result.exit_code == 2
-        assert "--question must not hold <" in result.stderr
+        assert "--question must not contain <" in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
 
 

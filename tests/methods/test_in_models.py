@@ -164,7 +164,7 @@ def test_videos_are_counted_for_whoever_asks(siglip: Any) -> None:
     [
         ({"method": "visionzipp"}, ValueError, "method must be one of .*, got 'visionzipp'"),
         ({"method": 3}, TypeError, "method must be a name, a Method or None, got int"),
-        ({"method": "visionzip", "tau": 0.8}, TypeError, "tau must be left out: visionzip reads retention_ratio alone"),
+        ({"method": "visionzip", "tau": 0.8}, TypeError, "tau must be left out: visionzip reads only retention_ratio"),
         ({"method": "evs", "sink": True}, ValueError, "sink must be False for evs"),
         ({"sink": 0.02}, TypeError, "sink must be True or False, got 0.02"),
     ],

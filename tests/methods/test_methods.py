@@ -149,7 +149,7 @@ def test_a_backward_pass_says_that_it_ends_here() -> None:
     ("arguments", "error", "message"),
     [
         (("visionzipp", {}), ValueError, "method must be one of 'attention', .*'visionzip', got 'visionzipp'"),
-        (("visionzip", {"share": 1}), TypeError, r"visionzip must be given options that it has \(none\), got share"),
+        (("visionzip", {"share": 1}), TypeError, r"must be given only options that it has \(none\), got share"),
         (("fastvid", {"merging": "mean"}), ValueError, "merging must be one of 'density', .* got 'mean'"),
         (("fastvid", {"segmentation": 8}), ValueError, "segmentation must be one of 'dynamic', .* got 8"),
         (("random", {"seed": 0.5}), TypeError, "seed must be an integer, got 0.5"),

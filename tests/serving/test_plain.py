@@ -151,7 +151,7 @@ def test_the_rate_is_read_as_a_decimal() -> None:
     [
         ([], TypeError, "must be an object"),
         ({"retention_ratio": 0.1}, ValueError, "retention_ratio must be left out"),
-        ({"taus": 1}, TypeError, "must hold none but .*got taus"),
+        ({"taus": 1}, TypeError, "must hold only .*got taus"),
         ({"siglip": 1}, TypeError, "siglip must be a string, got 1"),
         ({"backend": "cuda"}, ValueError, "backend must be one of auto, eager, triton, got 'cuda'"),
         ({"min_segments": 0}, ValueError, "min_segments"),
@@ -164,7 +164,7 @@ def test_settings_that_are_refused(own: Any, error: type[Exception], message: st
 
 def test_a_rate_that_leaves_nothing() -> None:
     serving = Serving.asked(0.99, {}, PruneConfig())
-    with pytest.raises(ValueError, match=r"--video-pruning-rate must leave a token of each frame's 25.*K = 0"):
+    with pytest.raises(ValueError, match=r"--video-pruning-rate must keep at least one of a frame's 25 tokens.*K = 0"):
         serving.kept_per_frame(25)
 
 

@@ -69,7 +69,7 @@ def test_a_revision_of_the_hub(snapshot: Path) -> None:
     model.save_pretrained(snapshot)
     (snapshot.parents[1] / "refs" / "main").unlink()
     assert load_siglip_head(HUB_ID, revision=COMMIT).config.hidden_size == 32
-    with pytest.raises(OSError, match=r"config\.json of someone/siglip is neither on this machine nor to be had"):
+    with pytest.raises(OSError, match=r"config\.json of someone/siglip is neither on this machine nor available"):
         load_siglip_head(HUB_ID)
 
 
@@ -85,14 +85,14 @@ HUB_ERRORS: dict[str, tuple[Exception, type[Exception], str]] = {
     "unreachable": (
         errors.LocalEntryNotFoundError("no connection"),
         OSError,
-        "config.json of someone/siglip is neither on this machine nor to be had from the hub "
-        "(LocalEntryNotFoundError): give source a directory",
+        "config.json of someone/siglip is neither on this machine nor available from the hub "
+        "(LocalEntryNotFoundError): set source to the checkpoint's directory",
     ),
-    "broken off": (RuntimeError("client closed"), OSError, "nor to be had from the hub (RuntimeError)"),
+    "broken off": (RuntimeError("client closed"), OSError, "nor available from the hub (RuntimeError)"),
     "a server's error": (
         errors.HfHubHTTPError("500", response=Mock()),
         OSError,
-        "nor to be had from the hub (HfHubHTTPError)",
+        "nor available from the hub (HfHubHTTPError)",
     ),
     "no such file": (
         errors.RemoteEntryNotFoundError("404", response=Mock()),

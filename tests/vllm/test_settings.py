@@ -56,7 +56,7 @@ def test_with_an_unknown_version_of_vllm_nothing_is_added(
     monkeypatch.setattr("vllm.version.__version__", "0.34.0")
     monkeypatch.setattr("fastvid_kernels.vllm.method.add_method", pytest.fail)
     register()
-    assert "fastvid_kernels knows vLLM 0.32 and 0.33, and this is 0.34.0" in caplog.text
+    assert "fastvid_kernels supports vLLM 0.32 and 0.33, got 0.34.0" in caplog.text
 
 
 @EVERY_FAMILY

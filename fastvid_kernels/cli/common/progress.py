@@ -1,4 +1,4 @@
-"""Progress bars, and how slow work tells them how far it is."""
+"""Progress bars, and the callback with which slow work updates them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ProgressCallback = Callable[[int, int], None]  # (done, total)
 
 
 def no_progress(done: int, total: int) -> None:
-    """The callback of those who do not want to know."""
+    """A callback that does nothing."""
 
 
 @contextmanager
 def progress_bar(console: Console, description: str) -> Iterator[ProgressCallback]:
-    """A bar on `console` while the block runs, gone afterwards; nothing at all where there is no terminal."""
+    """Show a bar on `console` while the block runs, and remove it afterwards; show none without a terminal."""
     if not console.is_terminal:
         yield no_progress
         return

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
 
 # All lengths are pixels of a picture meant to be shown at half its size.
-_WIDTH = 2400  # aimed at: tokens are whole pixels, and not too small to be seen
-_ASPECT = 1.6  # width to height, aimed at
+_WIDTH = 2400  # target; the real width differs, since tokens are whole pixels and large enough to be seen
+_ASPECT = 1.6  # target ratio of width to height
 MARGIN = 48
 GAP = 20  # between frames
 BAR = 8  # the coloured line around the beginning of a segment
@@ -32,7 +32,7 @@ class Layout:
 
     @property
     def rows(self) -> int:
-        """Rows of frames, the last one perhaps not full."""
+        """Number of rows of frames; the last row may not be full."""
         return math.ceil(self.num_frames / self.columns)
 
     @property
@@ -57,11 +57,11 @@ class Layout:
         return left, bottom + GAP
 
     def frame_box(self, frame: int) -> Box:
-        """Pixels of a frame, without bar and caption."""
+        """The box of a frame, without bar and caption."""
         return self._place(*divmod(frame, self.columns))
 
     def token_box(self, flat_index: int) -> Box:
-        """Pixels of a token, by its flat index frame * N + position."""
+        """The box of a token, given its flat index frame * N + position."""
         frame, position = divmod(flat_index, self.grid**2)
         row, column = divmod(position, self.grid)
         left, top, _, _ = self.frame_box(frame)
@@ -82,7 +82,7 @@ class Layout:
 
 
 def choose_layout(num_frames: int, frame_width: int, frame_height: int, grid: int) -> Layout:
-    """The number of columns that comes closest to the aimed-at shape with the fewest empty places."""
+    """The layout whose number of columns best balances the target shape and few empty places."""
 
     ratio = frame_height / frame_width
 

@@ -1,4 +1,4 @@
-"""Draw what was pruned: the sampled frames in order, their segments, and the tokens that are left."""
+"""Draw the result of pruning: the sampled frames in order, their segments, and the kept tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANCHOR: Colour = (38, 226, 214)
 SEGMENT_COLOURS: tuple[Colour, ...] = ((167, 139, 250), (244, 114, 182), (96, 165, 250), (190, 214, 110))
 
 _DIMMED = np.array([0.60, 0.62, 0.66], dtype=np.float32)  # a dimmed pixel's colour: this times its luma
-_DIMMED_STEP = 4  # luma in steps this large, too small to be seen: the file is a quarter smaller
+_DIMMED_STEP = 4  # luma is rounded down to multiples of this: invisible, and the file is a quarter smaller
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -42,17 +42,17 @@ def draw_pruning(
 
     Args:
         frames: `[F, H, W, 3]` uint8 RGB.
-        captions: a short line above each frame: the first of these that fits.
+        captions: for each frame, candidates for the line above it; the first that fits is drawn.
         segments: (first frame, one past the last) of each segment, in order.
         salient: flat indices frame * grid² + position of the tokens kept unchanged; outlined in `SALIENT`.
-        anchors: the same of the tokens that others were merged into; outlined in `ANCHOR`.
+        anchors: flat indices of the tokens that others were merged into; outlined in `ANCHOR`.
         grid: tokens along each side of a frame.
         title: at the left of the first line.
         figures: at the right of the first line, in smaller type.
-        note: below the legend.
+        note: a line below the legend.
 
     Returns:
-        The picture, and where in it everything is.
+        The picture and its layout.
     """
     layout = choose_layout(len(frames), frames.shape[2], frames.shape[1], grid)
     picture = Image.new("RGB", layout.size, BACKGROUND)
@@ -78,7 +78,7 @@ def draw_pruning(
 
 
 def _dimmed_label(segments: Sequence[tuple[int, int]], anchors: Sequence[int], grid: int) -> str:
-    """A very small budget leaves segments without anchors: what is dimmed there was merged into nothing."""
+    """The legend of dimmed tokens. A very small budget leaves segments without anchors, where nothing is merged."""
     anchor_frames = {token // grid**2 for token in anchors}
     if all(any(start <= frame < end for frame in anchor_frames) for start, end in segments):
         return "dimmed: removed, merged into anchors"
@@ -86,7 +86,7 @@ def _dimmed_label(segments: Sequence[tuple[int, int]], anchors: Sequence[int], g
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write `path` whole or not at all.
+    """Write a PNG file completely or not at all.
 
     Raises:
         CommandError: it cannot be written.
@@ -96,7 +96,7 @@ def save_png(picture: Image.Image, path: Path) -> None:
 
 
 def dimmed(image: Image.Image) -> Image.Image:
-    """The image less bright, and without colour, so that colour means kept."""
+    """The image, darker and without colour, so that only kept tokens have colour."""
     luma = np.asarray(image, dtype=np.float32) @ _LUMA // _DIMMED_STEP * _DIMMED_STEP
     return Image.fromarray((luma[..., None] * _DIMMED).astype(np.uint8))
 
@@ -108,7 +108,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def drawable(text: str) -> str:
-    """`text` with "?" for what Pillow's own font lacks: file names may hold anything."""
+    """`text` with "?" for characters that Pillow's own font lacks: file names may contain any."""
     glyphs = font(20)
     missing = bytes(glyphs.getmask("\uffff"))
     return "".join(c if c.isspace() or bytes(glyphs.getmask(c)) != missing else "?" for c in text)
@@ -135,7 +135,7 @@ def _smaller(size: int) -> int:
 
 
 def width_of(text: str, size: int) -> int:
-    """Pixels that a line of text takes."""
+    """The width of a line of text in pixels."""
     return math.ceil(font(size).getlength(text))
 
 

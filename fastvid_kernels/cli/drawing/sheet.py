@@ -1,4 +1,4 @@
-"""A contact sheet of several methods: a row for each, the same frames in all of them, what is kept in colour."""
+"""A contact sheet of several methods: one row for each, the same frames in every row, kept tokens in colour."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Row:
 
     Attributes:
         title: its name.
-        figures: lines below that.
+        figures: lines below the title.
         indices: flat indices frame * grid² + position of what it kept.
     """
 
@@ -47,11 +47,11 @@ def draw_sheet(
     Args:
         frames: `[F, H, W, 3]` uint8 RGB.
         shown: the frames that have a column.
-        captions: above each of these.
-        rows: from the top.
+        captions: the line above each of these.
+        rows: the rows, from top to bottom.
         grid: tokens along each side of a frame.
         title: the first line.
-        note: the last.
+        note: the last line.
     """
     _, height, width, _ = frames.shape
     room = (_WIDTH - 2 * _MARGIN - _LABEL) // len(shown) - _GAP
@@ -97,7 +97,7 @@ def _cell(image: Image.Image, places: Sequence[int], grid: int, token: tuple[int
 def _draw_text(
     draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: tuple[int, int, int], room: int
 ) -> None:
-    """A line on its baseline, in a type small enough for the room."""
+    """Draw a line of text, `at` its left end on the baseline, in a font small enough for `room` pixels."""
     text = drawable(text)
     while size > 14 and width_of(text, size) > room:
         size -= 1

@@ -1,1 +1,1 @@
-"""Models that `fastvid run` asks, and what pruning costs and saves them."""
+"""Models for `fastvid run`, and measurements of what pruning costs and saves in them."""

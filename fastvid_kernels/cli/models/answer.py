@@ -1,4 +1,4 @@
-"""What `fastvid run` does; a script can call it without the command line."""
+"""The work of `fastvid run`, which a script can also call without the command line."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ ARCHITECTURES = (*llava.ARCHITECTURES, *qwen.ARCHITECTURES)
 
 
 def answer(request: Request, console: Console) -> Comparison:
-    """Load a model, let it answer with pruning and without, measure both, print all of it.
+    """Load a model, let it answer with and without pruning, measure both, and print the results.
 
     Raises:
-        CommandError: something about the request that its author can mend.
+        CommandError: something is wrong that the user can fix.
     """
     _check(request)
     device = chosen_device(request.device)
@@ -43,21 +43,21 @@ def answer(request: Request, console: Console) -> Comparison:
     for placeholder in chat.placeholders:
         if placeholder in request.question:
             raise CommandError(
-                f"--question must not hold {placeholder}, which stands for a picture: ask in other words"
+                f"--question must not contain {placeholder}, which stands for an image or a video: use other words"
             )
     with named(chat.name):
         inputs = chat.inputs(request.question, film)
     retention = chat.default_retention if request.retention is None else request.retention
     check_retention(retention, chat.tokens_per_frame(inputs))
     patch = partial(chat.patch, retention)
-    # Before any work: the head may not fit the model.
+    # Patch once before any work, since the head may not fit the model.
     with named(chat.name):
         patch().remove()
     with console.status("answering"), named(chat.name):
         without = _generated(chat, inputs, request.new_tokens)
         with patch():
             pruned = _generated(chat, inputs, request.new_tokens)
-    # No progress here: the thread that draws it would be in the way of the clock.
+    # No progress bar here: the thread that draws it would disturb the timing.
     compared = compare(chat.model, inputs, patch, request.repeats)
 
     console.print(_figures(compared, chat, inputs, film.description, retention))
@@ -73,7 +73,7 @@ def _check(request: Request) -> None:
         check_transformers()
     sizes = ", ".join(ARCHITECTURES)
     if (request.model is None) == (request.random_weights is None):
-        raise CommandError(f"give either --model, or --random-weights, one of {sizes}")
+        raise CommandError(f"give either --model, or --random-weights with one of {sizes}")
     if request.random_weights not in (None, *ARCHITECTURES):
         raise CommandError(f"--random-weights must be one of {sizes}, got {request.random_weights}")
     for name, value, highest in (
@@ -119,7 +119,7 @@ def _chat(request: Request, device: torch.device) -> Chat:
             f"--model {request.model} is of type {model_type}: fastvid run takes transformers' checkpoints of "
             f"type {', '.join((*llava.MODEL_TYPES, *qwen.MODEL_TYPES))}"
         )
-    # First what is small and may be missing.
+    # Load the head first: it is small, and may be missing.
     with named(f"--siglip {request.siglip}"):
         head = load_siglip_head(request.siglip)
     return llava.load(request.model, head, device, dtype)
@@ -127,7 +127,7 @@ def _chat(request: Request, device: torch.device) -> Chat:
 
 def _model_type(source: str) -> str:
     path = Path(source)
-    # A hub id has one slash at most, and no dot or tilde in front.
+    # A hub id has at most one slash, and does not begin with a dot, a slash or a tilde.
     if (source.count("/") > 1 or source[:1] in "./~") and not path.is_dir():
         raise CommandError(f"--model {source} cannot be loaded: there is no such folder")
     with named(f"--model {source}", "loaded"):
@@ -158,7 +158,7 @@ def _figures(compared: Comparison, chat: Chat, inputs: dict[str, Any], video: st
         peaks = (plain.peak_bytes, pruned.peak_bytes)
         table.add_row("peak memory", *map(_gibibytes, peaks), _ratio(*peaks))
     else:
-        # The CPU's allocator keeps no count: there is only what the whole process took.
+        # The CPU's allocator keeps no statistics: only the peak of the whole process is known.
         table.add_row("peak memory", "", _gibibytes(process_peak_bytes()), "of the process")
     backend = backend_for(device, chat.frames(inputs), chat.tokens_per_frame(inputs))
     table.caption_justify = "left"

@@ -1,4 +1,4 @@
-"""What `fastvid run` needs of a model, whichever it is."""
+"""The interface that `fastvid run` needs from every model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from fastvid_kernels.adapters import FastVidHandle
 
 RANDOM_WEIGHTS_NOTE = "The weights are random: the words mean nothing, the figures are those of the architecture."
-# Ids of the printable characters of ASCII in a tokenizer of bytes, which counts from 3.
+# Ids of the printable ASCII characters in a byte tokenizer, which gives byte 0 the id 3.
 ASCII = range(3 + ord("!"), 3 + ord("~") + 1)
 
 
@@ -23,7 +23,7 @@ class Film:
         frames: `[F, H, W, 3]`, uint8.
         source_indices: which of the source's frames each one is, ascending, counted from 0.
         source_frames: how many the source has.
-        frames_per_second: of the source; None where it does not say.
+        frames_per_second: of the source; None if unknown.
         description: what it is, for people.
     """
 
@@ -43,23 +43,23 @@ class Chat(Protocol):
 
     @property
     def model(self) -> Any:
-        """One that `apply_fastvid` takes."""
+        """A model that `apply_fastvid` accepts."""
 
     @property
     def placeholders(self) -> tuple[str, ...]:
-        """Words that stand for pictures in its prompts, which a question cannot hold."""
+        """Words that stand for images and videos in its prompts; a question must not contain them."""
 
     @property
     def generation(self) -> dict[str, Any]:
-        """Arguments that `generate` needs for its words to be text."""
+        """Arguments of `generate` that make its output readable text."""
 
     @property
     def note(self) -> str:
-        """What must be said of its answers, or \"\"."""
+        """A remark to print about its answers, or \"\"."""
 
     @property
     def default_retention(self) -> float:
-        """Published for its family."""
+        """The retention ratio published for its family."""
 
     def patch(self, retention: float) -> FastVidHandle:
         """Make the model prune."""
@@ -74,4 +74,4 @@ class Chat(Protocol):
         """F of the film in these inputs, as the model counts frames."""
 
     def text(self, ids: Tensor) -> str:
-        """What was generated, as text."""
+        """The generated ids as text."""

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision for `fastvid run`: from a checkpoint, or of the same architecture with random weights."""
+"""LLaVA-OneVision for `fastvid run`: from a checkpoint, or with random weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastvid_kernels.vision import SiglipHead, SiglipHeadConfig, pooled_grid
 MODEL_TYPES = ("llava_onevision",)
 VIDEO_PLACEHOLDER = "<video>"
 
-# Layers and widths of google/siglip-so400m-patch14-384 as llava-onevision-qwen2-7b takes them, and of Qwen2-7B.
+# Layers and widths of google/siglip-so400m-patch14-384, as in llava-onevision-qwen2-7b, and of Qwen2-7B.
 _VISION_7B = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
@@ -61,8 +61,8 @@ class Llava:
         chat_template: a Jinja template, or None for the bare question.
         image_processor: turns frames into pixel values.
         siglip: the head that gives its [CLS] attention.
-        generation: arguments that `generate` needs for its words to be text.
-        note: what must be said of its answers, or "".
+        generation: arguments of `generate` that make its output readable text.
+        note: a remark to print about its answers, or "".
     """
 
     name: str
@@ -101,7 +101,7 @@ class Llava:
         before, found, after = text.partition(VIDEO_PLACEHOLDER)
         if not found:
             raise CommandError(f"the chat template of {self.name} has no place for a video ({VIDEO_PLACEHOLDER})")
-        # One embedding more than tokens: the newline that ends a video.
+        # One more embedding than there are video tokens: the newline that ends a video.
         pixels = self.image_processor(list(film.frames), return_tensors="pt").pixel_values[None]
         tokens = len(film.frames) * self.tokens_per_frame({})
         placeholders = [self.model.config.video_token_id] * (tokens + 1)
@@ -114,7 +114,7 @@ class Llava:
         }
 
     def text(self, ids: Tensor) -> str:
-        """What was generated, as text."""
+        """The generated ids as text."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _ids(self, text: str) -> list[int]:
@@ -122,7 +122,7 @@ class Llava:
 
 
 def load(source: str, siglip: SiglipHead, device: torch.device, dtype: torch.dtype) -> Llava:
-    """The model of a checkpoint: a directory or a hub id.
+    """Load a model from a checkpoint's directory or hub id.
 
     Raises:
         CommandError: it cannot be loaded.
@@ -143,20 +143,20 @@ def load(source: str, siglip: SiglipHead, device: torch.device, dtype: torch.dty
         tokenizer=tokenizer,
         chat_template=processor.get("chat_template") or tokenizer.chat_template,
         image_processor=image_processor,
-        # Once, here: every patch of the model would convert a copy of its own, within what is timed.
+        # Convert the head once here: otherwise each `apply_fastvid` would convert a copy of it, within the timed part.
         siglip=siglip.to(device, dtype),
         generation={},
     )
 
 
 def randomly_weighted(size: str, device: torch.device, dtype: torch.dtype) -> Llava:
-    """The architecture with random weights and a tokenizer of bytes; `size` is one of `ARCHITECTURES`."""
+    """A model with random weights and a byte tokenizer; `size` is one of `ARCHITECTURES`."""
     from transformers import ByT5Tokenizer, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     vision, text = ARCHITECTURES[size]
     vision = {"image_size": _IMAGE_SIZE, "patch_size": _PATCH_SIZE} | vision
-    # The last two ids stand for images and videos, and are no bytes.
+    # The last two ids stand for images and videos; the tokenizer has no bytes there.
     config = LlavaOnevisionConfig(
         vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **vision},
         text_config={"model_type": "qwen2", "max_position_embeddings": 32768, "rope_theta": 1e6, **text},

@@ -1,4 +1,4 @@
-"""What pruning costs a model and what it saves, side by side in one process."""
+"""Measure what pruning costs and saves in a model, with both arms in one process."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fastvid_kernels.adapters.stopwatch import measured_seconds, wait
 
 @dataclass(frozen=True)
 class Arm:
-    """A model with or without pruning; times are medians.
+    """Measurements of a model with or without pruning; times are medians.
 
     Attributes:
-        video_tokens: embeddings of the video that the language model's layers see, a newline included.
-        prefill_seconds: the language model on the prompt, from embeddings to hidden states; with pruning, from all
-            embeddings, so that leaving out what was dropped is part of it.
-        first_token_seconds: all of it, from pixels to the next token's logits.
-        peak_bytes: most memory allocated during the latter, weights included; None where the device does not count.
+        video_tokens: number of video embeddings that the language model's layers see, a newline included.
+        prefill_seconds: time of the language model for the prompt, from embeddings to hidden states. With pruning, this
+            includes the removal of dropped embeddings.
+        first_token_seconds: time of the whole model, from pixels to the next token's logits.
+        peak_bytes: peak memory during `first_token_seconds`, weights included; None if the device does not record it.
     """
 
     video_tokens: int
@@ -38,7 +38,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both arms, and the pruning by itself: attention, the operator, marking what was dropped."""
+    """Both arms, and the time of pruning alone: attention, the operator, and marking the dropped tokens."""
 
     plain: Arm
     pruned: Arm
@@ -48,13 +48,13 @@ class Comparison:
 
 @torch.inference_mode()
 def compare(model: Any, inputs: dict[str, Tensor], patch: Callable[[], FastVidHandle], repeats: int) -> Comparison:
-    """Measure a model on a prompt, without pruning and with it, in turns.
+    """Measure a model on a prompt, alternately without and with pruning.
 
     Args:
-        model: one that `apply_fastvid` takes.
+        model: a model that `apply_fastvid` accepts.
         inputs: arguments of its `forward` for one prompt with a video.
         patch: applies pruning.
-        repeats: of each measurement, after one that does not count.
+        repeats: number of measurements, after a warm-up that does not count.
     """
     plain, pruned = _Runs(model, inputs), _Runs(model, inputs)
     for turn in range(repeats + 1):
@@ -85,7 +85,7 @@ class _Runs:
         if device.type == "cuda":
             self._peaks.append(torch.cuda.max_memory_allocated(device))
         del out
-        # A run of its own: the device is waited for within it.
+        # A separate run, because these measurements wait for the device during the run.
         with _watched_decoder(model) as decoder, measured_seconds() as pruning:
             model(**self._inputs, **options)
         self._dropped = self._inputs["input_ids"].shape[1] - decoder.length
@@ -106,7 +106,7 @@ class _Runs:
 
 @dataclass
 class _Decoder:
-    """What a language model took on a prompt, and how many embeddings its layers saw."""
+    """Seconds that a language model took for a prompt, and the number of embeddings that its layers saw."""
 
     seconds: float = 0.0
     length: int = 0
@@ -128,7 +128,7 @@ def _watched_decoder(model: Any) -> Iterator[_Decoder]:
         wait(device)
         seen.seconds += time.perf_counter()
 
-    # The first before what a patch does there, the others after it.
+    # `start` runs before the hooks of a patch, the other two run after them.
     hooks = [
         language_model.register_forward_pre_hook(start, prepend=True),
         language_model.register_forward_pre_hook(enter, with_kwargs=True),
@@ -142,7 +142,7 @@ def _watched_decoder(model: Any) -> Iterator[_Decoder]:
 
 
 def _timed(device: torch.device, run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds until the device has done what `run` asked of it, and what it returned."""
+    """Call `run`; return the seconds until the device has finished, and the result."""
     wait(device)
     start = time.perf_counter()
     result = run()
@@ -151,6 +151,6 @@ def _timed(device: torch.device, run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def process_peak_bytes() -> int:
-    """Most memory that this process has held so far."""
+    """Peak memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""Qwen-VL for `fastvid run`: from a checkpoint, or of its architecture, small, with random weights."""
+"""Qwen-VL for `fastvid run`: from a checkpoint, or a small model with random weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastvid_kernels.cli.models.chat import ASCII, RANDOM_WEIGHTS_NOTE, Film
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 START, END, VIDEO, IMAGE = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "<|image_pad|>"
-# The ceiling that Qwen's own tools set a frame, in tokens; a picture alone may be larger.
+# Qwen's own tools limit a video frame to this many tokens; a single image may have more.
 _TOKENS_A_FRAME = 768
 
 _TEXT_SMALL: dict[str, Any] = {
@@ -40,7 +40,7 @@ _VISION_SMALL = {
     "out_hidden_size": 256,
 }
 _ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]}
-# Model type, and what its configs have of their own.
+# Model type, and what its text and vision configs have beside the small sizes.
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen2.5-vl": (
         "qwen2_5_vl",
@@ -65,8 +65,8 @@ class Qwen:
         tokenizer: its tokenizer.
         chat_template: a Jinja template, or None for the bare question.
         image_processor: turns pictures into patches.
-        generation: arguments that `generate` needs for its words to be text.
-        note: what must be said of its answers, or "".
+        generation: arguments of `generate` that make its output readable text.
+        note: a remark to print about its answers, or "".
     """
 
     name: str
@@ -84,7 +84,7 @@ class Qwen:
         return apply_fastvid(self.model, retention_ratio=retention)
 
     def tokens_per_frame(self, inputs: dict[str, Tensor]) -> int:
-        """N, which follows the film's resolution."""
+        """N, which depends on the film's resolution."""
         _, rows, columns = inputs["video_grid_thw"][0].tolist()
         return int(rows * columns) // int(self.image_processor.merge_size) ** 2
 
@@ -119,7 +119,7 @@ class Qwen:
         return {name: value.to(self.model.device) for name, value in inputs.items()}
 
     def text(self, ids: Tensor) -> str:
-        """What was generated, as text."""
+        """The generated ids as text."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     @property
@@ -129,8 +129,8 @@ class Qwen:
     def _patches(self, frames: np.ndarray) -> tuple[Tensor, Tensor]:
         """Patches `[F * H * W, C]`, and F, H and W.
 
-        The model's own video processor needs torchvision; its processor of images does the same to a frame with Pillow,
-        and repeats it where a patch of a video holds the frames that follow.
+        The model's own video processor needs torchvision. Its image processor does the same to a frame with Pillow,
+        but repeats the frame where a patch of a video holds the next frames.
         """
         processor = self.image_processor
         side = processor.patch_size * processor.merge_size
@@ -138,7 +138,7 @@ class Qwen:
             "shortest_edge": processor.size["shortest_edge"],
             "longest_edge": min(processor.size["longest_edge"], _TOKENS_A_FRAME * side**2),
         }
-        # As the video processor does, the last frame fills the last patch.
+        # Repeat the last frame to fill the last patch, as the video processor does.
         frames = np.concatenate([frames, *[frames[-1:]] * (-len(frames) % self._temporal)])
         processed = processor(list(frames), size=size, return_tensors="pt")
         _, rows, columns = processed.image_grid_thw[0].tolist()
@@ -149,13 +149,13 @@ class Qwen:
         )
 
     def _video_as_text(self, film: Film, grid: Tensor) -> str:
-        """The placeholders of a video and what stands between its frames, as the model's own processor writes them."""
+        """The placeholders of a video and the text between its frames, as the model's own processor writes them."""
         import transformers
         from transformers.models.auto import processing_auto
 
         names: Any = vars(processing_auto)["PROCESSOR_MAPPING_NAMES"]
         processor = getattr(transformers, names[self.model.config.model_type])
-        # The parts of itself that the processor looks at: whole, it cannot be made without torchvision.
+        # Only the attributes that the method reads: a whole processor cannot be created without torchvision.
         parts = SimpleNamespace(
             video_processor=SimpleNamespace(
                 merge_size=self.image_processor.merge_size, temporal_patch_size=self._temporal
@@ -180,7 +180,7 @@ class Qwen:
 
 
 def load(source: str, device: torch.device, dtype: torch.dtype) -> Qwen:
-    """The model of a checkpoint: a directory or a hub id.
+    """Load a model from a checkpoint's directory or hub id.
 
     Raises:
         CommandError: it cannot be loaded.
@@ -205,7 +205,7 @@ def load(source: str, device: torch.device, dtype: torch.dtype) -> Qwen:
 
 
 def randomly_weighted(architecture: str, device: torch.device, dtype: torch.dtype) -> Qwen:
-    """A small one with random weights and a tokenizer of bytes; `architecture` is one of `ARCHITECTURES`."""
+    """A small model with random weights and a byte tokenizer; `architecture` is one of `ARCHITECTURES`."""
     from transformers import AutoConfig, AutoModelForImageTextToText, ByT5Tokenizer
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 

@@ -1,4 +1,4 @@
-"""What `fastvid run` can be asked for, and what it does unasked."""
+"""The options of `fastvid run`, and their defaults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SYNTHETIC = "synthetic"
 
 @dataclass(frozen=True)
 class Request:
-    """The options of `fastvid run`, by their names; without a retention, the one published for the model's family."""
+    """The options of `fastvid run`, by name; `retention=None` means the one published for the model's family."""
 
     model: str | None = None
     random_weights: str | None = None

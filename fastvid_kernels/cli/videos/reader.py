@@ -1,7 +1,7 @@
-"""The one place that opens a video file: its film, frame by frame, upright, whatever is broken in it.
+"""Read the frames of a video file and their orientation, even if the file is damaged. No other module opens videos.
 
-A file is opened by Python and handed to FFmpeg open and nameless, which therefore cannot read its name as an address or
-as a pattern of many files.
+Python opens the file and passes it to FFmpeg without its name, so that FFmpeg cannot take the name for an address or
+for a pattern of many files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastvid_kernels.cli.common.errors import CommandError
 
 @dataclass(frozen=True)
 class Orientation:
-    """How to show what is stored: rows and columns exchanged, then each reversed or not."""
+    """How to turn stored pixels upright: first transpose them or not, then reverse columns and rows or not."""
 
     transposed: bool = False
     flipped_columns: bool = False
@@ -32,7 +32,7 @@ class Orientation:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Orientation:
-        """The nearest to a frame's display matrix (ISO/IEC 14496-12, 6.2.2); as stored where it has no valid one."""
+        """Orientation nearest to a frame's display matrix (ISO/IEC 14496-12, 6.2.2); as stored if none is valid."""
         data: Any = frame.side_data.get("DISPLAYMATRIX")
         if data is None:
             return cls()
@@ -45,7 +45,7 @@ class Orientation:
         return cls(flipped_columns=a < 0, flipped_rows=d < 0)
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """A picture `[H, W, 3]` as it should be shown."""
+        """Turn a picture `[H, W, 3]` upright."""
         if self.transposed:
             pixels = pixels.swapaxes(0, 1)
         return pixels[:: -1 if self.flipped_rows else 1, :: -1 if self.flipped_columns else 1]
@@ -53,14 +53,14 @@ class Orientation:
 
 @dataclass
 class Losses:
-    """What a file should hold and did not give.
+    """Counts of what was read from a file, and what was lost.
 
     Attributes:
-        packets: parts of the film that were found; one is a frame, or half of one in an interlaced film, or what an
-            edit list leaves out but others build on.
-        frames: that came out of them.
-        lost: parts that could not be decoded, or are missing at the end.
-        suspicious: whether a decoder on several threads may have dropped or repaired something without a word.
+        packets: packets of the film that were found. A packet is a frame, or half of one in an interlaced film, or a
+            frame that an edit list leaves out but other frames depend on.
+        frames: frames that were decoded from them.
+        lost: packets that could not be decoded, or are missing at the end.
+        suspicious: whether a decoder on several threads may have silently dropped or repaired something.
     """
 
     packets: int = 0
@@ -73,14 +73,14 @@ def check_is_file(path: Path) -> None:
     """Raise unless a path names a regular file that can be opened.
 
     Raises:
-        CommandError: it does not.
+        CommandError: the path does not name one.
     """
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise CommandError(f"{path} is a folder, not a video")
         if not stat.S_ISREG(mode):
-            raise CommandError(f"{path} must be a regular file, which can be read twice: save it to one first")
+            raise CommandError(f"{path} must be a regular file, because it is read twice: save it to a file first")
         path.open("rb").close()
     except FileNotFoundError as error:
         raise CommandError(f"there is no file {path}") from error
@@ -89,7 +89,7 @@ def check_is_file(path: Path) -> None:
 
 
 def count_packets(path: Path) -> int:
-    """Frames to expect: counting packets reads the file without decoding it, and headers often lie."""
+    """The number of frames to expect. Packets are counted, without decoding, because headers are often wrong."""
     losses = Losses()
     with _opened(path) as container:
         packets = _packets(container, _film(container, path), losses)
@@ -97,12 +97,12 @@ def count_packets(path: Path) -> int:
 
 
 def read_frames(path: Path, losses: Losses, *, threads: bool) -> Iterator[tuple[av.VideoFrame, VideoStream]]:
-    """The film's frames in the order that they are shown.
+    """Yield the film's frames in the order in which they are shown, each with its stream.
 
     Args:
         path: a file.
-        losses: is filled in as frames come.
-        threads: whether to decode on all cores; on one, what a damaged file gives is the same everywhere.
+        losses: updated as frames are read.
+        threads: whether to decode on all cores. On one core, a damaged file gives the same frames on every machine.
     """
     with _opened(path) as container:
         film = _film(container, path)
@@ -113,7 +113,7 @@ def read_frames(path: Path, losses: Losses, *, threads: bool) -> Iterator[tuple[
                 losses.packets += bool(packet.size)
                 cut_away += packet.is_discard
                 if packet.is_corrupt:
-                    # Cut short: some decoders would fill up a frame with whatever is in memory.
+                    # The packet is cut short: some decoders would fill the frame with whatever is in memory.
                     losses.lost += 1
                     continue
             try:
@@ -130,8 +130,8 @@ def read_frames(path: Path, losses: Losses, *, threads: bool) -> Iterator[tuple[
 
 
 def _promised(film: VideoStream) -> int:
-    """Parts of the film that its headers tell of, but for what an edit list leaves out; 0 where they tell nothing."""
-    # FFmpeg takes edits out of the index, which not every version of PyAV shows, and leaves the header's number.
+    """The number of packets that the headers announce, without those that an edit list leaves out; 0 if unknown."""
+    # FFmpeg applies an edit list to the index, which not every version of PyAV exposes, but not to the header's count.
     index = getattr(film, "index_entries", None) or ()
     return min(film.frames, len(index) or film.frames)
 
@@ -139,18 +139,18 @@ def _promised(film: VideoStream) -> int:
 def _packets(
     container: av.container.InputContainer, film: VideoStream, losses: Losses
 ) -> Iterator[av.Packet[VideoStream] | None]:
-    """All that can be read, and an empty one or None at the end, at which a decoder gives what it has held back."""
+    """Yield all packets that can be read, then an empty one or None, for which a decoder returns its last frames."""
     packets: Any = container.demux(film)
     try:
         yield from packets
     except (av.FFmpegError, OSError):
-        # A recording that broke off, or a disk that cannot be read there: what came before it is as good as ever.
+        # The recording breaks off here, or the disk cannot be read; the packets before this are not affected.
         losses.lost += 1
         yield None
 
 
 class _Nameless(io.RawIOBase):
-    """An open file that does not tell its name."""
+    """An open file that hides its name."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         self._file = file
@@ -179,7 +179,7 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
 
 
 def _film(container: av.container.InputContainer, path: Path) -> VideoStream:
-    """The best stream of moving pictures: a cover is none."""
+    """The best video stream that is not a cover picture."""
     films = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
     if not films:
         raise CommandError(f"{path} has no video in it")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 SYNTHETIC_RATE = 2.0
-"""Frames a second that it counts as."""
+"""The frame rate that the video is taken to have, in frames per second."""
 _SIDE = 384
 _CELLS = 6
 _SHOTS = 5
 
 
 def synthetic_frames(count: int) -> np.ndarray:
-    """Frames `[count, 384, 384, 3]`, uint8: up to five shots, each a pattern of its own that drifts, and noise."""
+    """Frames `[count, 384, 384, 3]`, uint8: up to five shots, each with its own drifting pattern, plus noise."""
     random = np.random.default_rng(0)
     frames = np.empty((count, _SIDE, _SIDE, 3), dtype=np.uint8)
     repeat = _SIDE // _CELLS

@@ -15,8 +15,8 @@ from fastvid_kernels.cli.common.errors import CommandError, MissingExtraError
 from fastvid_kernels.cli.common.progress import ProgressCallback, no_progress
 from fastvid_kernels.cli.videos.reader import Losses, Orientation, check_is_file, count_packets, read_frames
 
-# Frames are kept no larger than this on their longer side: sharper than anything drawn or described from them,
-# and 32 frames of a 4K film then take 60 MB instead of 800.
+# The longer side of a kept frame is at most this. Nothing that is drawn or described from frames needs more, and 32
+# frames of a 4K film take 60 MB instead of 800.
 MAX_SIDE = 1024
 
 
@@ -28,9 +28,9 @@ class SampledVideo:
         path: the file they come from.
         frames: `[F, H, W, 3]` uint8 RGB, upright, with square pixels, at most `MAX_SIDE` on the longer side.
         source_indices: which of the video's frames each one is, ascending, counted from 0.
-        times: presentation time of each one in seconds from the video's first frame; None where the file has none.
-        num_source_frames: how many frames the video has.
-        lost: how many more there should be, which could not be decoded.
+        times: presentation time of each one in seconds from the video's first frame; None where the file gives none.
+        num_source_frames: how many frames of the video could be decoded.
+        lost: how many more could not be decoded.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class SampledVideo:
 
     @property
     def frames_per_second(self) -> float | None:
-        """Of the video, from the times of the first and the last sampled frame; None where it does not tell."""
+        """Frame rate of the video, from the times of the first and last sampled frame; None if they are unknown."""
         first, last = self.times[0], self.times[-1]
         if first is None or last is None or last <= first:
             return None
@@ -63,16 +63,16 @@ def default_clip() -> Path:
 
 
 def lost_frames(video: SampledVideo) -> str:
-    """What to tell people of a damaged file."""
+    """The message about a damaged file."""
     frames = "1 frame" if video.lost == 1 else f"{video.lost} frames"
     return f"The file is damaged: {frames} could not be decoded; the {video.num_source_frames} others are used."
 
 
 def sample_indices(num_source_frames: int, num_samples: int) -> tuple[int, ...]:
-    """Uniformly spaced frame indices, the first and the last frame among them.
+    """Uniformly spaced frame indices, which include the first and the last frame.
 
-    LLaVA's sampling, `numpy.linspace(0, n - 1, num_samples, dtype=int)`, in integer arithmetic. A video with fewer
-    frames than asked for gives each of its frames once.
+    This is LLaVA's sampling, `numpy.linspace(0, n - 1, num_samples, dtype=int)`, in integer arithmetic. If the video
+    has fewer frames than asked for, each frame is sampled once.
     """
     count = min(num_samples, num_source_frames)
     return tuple(i * (num_source_frames - 1) // max(count - 1, 1) for i in range(count))
@@ -94,8 +94,8 @@ def sample_video(path: Path, num_samples: int, on_progress: ProgressCallback = n
         expected = count_packets(path)
         sampled, losses = _decode(path, sample_indices(expected, num_samples), expected, on_progress, threads=True)
         if losses.suspicious or losses.frames != expected:
-            # Damaged files, interlaced streams, edit lists: packets and frames differ. On one core, whatever is broken
-            # gives the same frames everywhere.
+            # The numbers of packets and frames differ in damaged files, interlaced streams and files with edit lists.
+            # Decode again on one core, where a damaged file gives the same frames on every machine.
             _, losses = _decode(path, (), expected, on_progress, threads=False)
             wanted = sample_indices(losses.frames, num_samples)
             sampled, losses = _decode(path, wanted, losses.frames, on_progress, threads=False)
@@ -123,12 +123,12 @@ class _Frame:
 def _decode(
     path: Path, wanted: Sequence[int], expected: int, on_progress: ProgressCallback, *, threads: bool
 ) -> tuple[list[_Frame], Losses]:
-    """The wanted frames, and what the video really has."""
+    """The wanted frames, and counts of what was read and lost."""
     sampled: list[_Frame] = []
     remaining, losses = set(wanted), Losses()
     size, orientation = None, None
     for number, (frame, film) in enumerate(read_frames(path, losses, threads=threads)):
-        # One size and one orientation for the film: those of its first frame.
+        # The whole film gets the size and the orientation of its first frame.
         size = size or _display_size(frame, film)
         orientation = orientation or Orientation.of(frame)
         if number in remaining:

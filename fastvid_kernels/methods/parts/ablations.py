@@ -1,4 +1,4 @@
-"""The parts of FastVID that its paper's ablations replace (tables 2 and 4)."""
+"""Replacements for parts of FastVID, from the ablations of its paper (tables 2 and 4)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastvid_kernels.methods.parts.clusters import density_peak_clusters
 
 
 def segments(video: VideoTokens, segmentation: str, config: PruneConfig) -> tuple[Tensor, list[Segment]]:
-    """The order in which frames are taken, int64 `[F]`, and the segments that they then form, with their budgets."""
+    """The order of the frames, int64 `[F]`, and the segments of the frames in that order, with their budgets."""
     frames, n, _ = video.tokens.shape
     features = mean_frame_features(video.tokens) if video.given_features is None else video.given_features
     order = torch.arange(frames, device=video.tokens.device)
@@ -33,7 +33,7 @@ def segments(video: VideoTokens, segmentation: str, config: PruneConfig) -> tupl
 
 
 def evenly_placed_anchors(salient: Tensor, plan: list[Segment]) -> Tensor:
-    """Of an anchor frame's M candidates every max(1, floor(M / C))-th, the first C of these: bool `[F, N]`."""
+    """Take every max(1, floor(M / C))-th of an anchor frame's M candidates, up to C of them: bool `[F, N]`."""
     anchors = torch.zeros_like(salient)
     for segment in plan:
         for frame, count in zip(segment.anchor_frames, segment.n_context, strict=True):
@@ -44,7 +44,7 @@ def evenly_placed_anchors(salient: Tensor, plan: list[Segment]) -> Tensor:
 
 
 def last_places(salient: Tensor, anchors: Tensor, plan: list[Segment]) -> Tensor:
-    """As many places as there are anchors, the last of each segment that no salient token has: bool `[F, N]`."""
+    """The last places of each segment without a salient token, as many as it has anchors: bool `[F, N]`."""
     places = torch.zeros_like(salient)
     for segment in plan:
         frames = slice(segment.start, segment.end)

@@ -10,12 +10,12 @@ from fastvid_kernels.eager.products import full_precision
 
 
 def density_peak_clusters(points: Tensor, clusters: int, num_neighbors: int) -> tuple[Tensor, Tensor]:
-    """Clusters of points around the highest density peaks (Eq. 3-4 of FastVID, of Rodriguez and Laio before).
+    """Clusters of points around the highest density peaks (Eq. 3-4 of FastVID, first by Rodriguez and Laio).
 
     Args:
         points: `[P, D]`.
         clusters: how many, 1 ... P.
-        num_neighbors: of the density, the point itself included.
+        num_neighbors: neighbours in the density, the point itself included.
 
     Returns:
         int64 `[clusters]`, the points that are centers, ascending; and int64 `[P]`, the cluster of each point: that of

@@ -10,12 +10,12 @@ from fastvid_kernels.methods.parts.ranking import normalized, settled
 
 
 def group_means(rows: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Means of the rows of each group, added up in their order, which makes them the same on every run.
+    """Means of the rows of each group, summed in the order of the rows so that every run gives the same result.
 
     Args:
         rows: `[P, D]`, float32 or float64.
-        group: int64 `[P]`, the group of each.
-        groups: how many there are.
+        group: int64 `[P]`, the group of each row.
+        groups: number of groups.
 
     Returns:
         `[groups, D]`, zeros where a group is empty; and int64 `[groups]`, how many rows each has.
@@ -27,5 +27,5 @@ def group_means(rows: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tenso
 
 
 def most_similar(rows: Tensor, targets: Tensor) -> Tensor:
-    """The target of `[C, D]` with the largest cosine to each row of `[P, D]`: int64 `[P]`; the first of equal ones."""
+    """For each row of `[P, D]`, the target of `[C, D]` with the largest cosine: int64 `[P]`; ties go to the first."""
     return settled(normalized(rows.double()) @ normalized(targets.double()).T).argmax(1)

@@ -1,4 +1,4 @@
-"""Order by score, where rounding decides nothing."""
+"""Order by score, so that rounding errors do not decide the order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-# Coarse enough to hide in which order a float64 sum was added up.
+# Coarse enough that the order of summation in float64 makes no difference.
 _UNITS = 2.0**40
 
 
@@ -30,7 +30,7 @@ def descending(score: Tensor) -> Tensor:
 
 
 def settled(score: Tensor) -> Tensor:
-    """float64 scores that differ by more than rounding, or not at all; -inf for NaN."""
+    """Scores in units of 2**-40, rounded so that rounding errors do not tell them apart: float64; -inf for NaN."""
     units = (score.to(torch.float64) * _UNITS).round()
     return units.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
 
@@ -49,6 +49,6 @@ def normalized(x: Tensor) -> Tensor:
 
 
 def within_unit(x: Tensor) -> Tensor:
-    """Each row of `[..., P]` brought to 0 ... 1; a constant row becomes 0."""
+    """Each row of `[..., P]` scaled to 0 ... 1; a constant row becomes 0."""
     low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
     return torch.where(high > low, (x - low) / (high - low), 0.0)

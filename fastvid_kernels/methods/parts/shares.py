@@ -1,4 +1,4 @@
-"""Whole numbers of tokens from shares that are none."""
+"""Divide a number of tokens among frames in proportion to weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _UNITS = 2**40
 
 
 def apportion(weights: Tensor, total: int, most: int) -> list[int]:
-    """`total` tokens in proportion to weights: the largest remainders are rounded up.
+    """Divide `total` tokens in proportion to weights; the largest remainders are rounded up.
 
     Args:
-        weights: `[F]`, 0 or more, and some of them more; what is not finite counts as 0.
-        total: at most F * `most`.
-        most: tokens that a frame has. What would exceed it is shared among the others in the same way.
+        weights: `[F]`, non-negative, not all 0; values that are not finite count as 0.
+        total: number of tokens to divide, at most F * `most`.
+        most: number of tokens of a frame. What exceeds it is divided among the other frames in the same way.
     """
-    # As whole numbers, so that sums are exact and equal weights stay equal.
+    # In integers, so that sums are exact and equal weights stay equal.
     shares = [round(weight * _UNITS) if 0 < weight < math.inf else 0 for weight in weights.tolist()]
     counts = [0] * len(shares)
     free = [*range(len(shares))]
