@@ -121,8 +121,8 @@ def _table(clip: Clip, outcomes: list[_Outcome], fastvid: _Outcome, device: torc
         title_justify="left",
         title_style="bold",
         caption_justify="left",
-        caption=f"Medians of {TIMED_RUNS} runs, {device_name(device)}, torch {torch.__version__}: of plain PyTorch but "
-        "for FastVID, so no one's speed. Rows marked * depend on the video.",
+        caption=f"Medians of {TIMED_RUNS} runs, {device_name(device)}, torch {torch.__version__}. Only FastVID "
+        "is optimised: do not compare speeds. Rows marked * depend on the video.",
     )
     table.add_column("method", style="cyan", overflow="fold")
     for name in ("rows kept", "of all", "ms", "kept by FastVID too"):

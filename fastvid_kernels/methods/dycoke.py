@@ -44,8 +44,7 @@ METHOD = Method(
     dycoke,
     source="DyCoke, arXiv 2411.15024, its token temporal merging",
     deviations="The retention ratio sets the merging rate k, 0.7 in the published code, and no ratio below a quarter "
-    "is reached. A last group of fewer than four frames is merged like the others: there the published code keeps a "
-    "third frame whole and loses a frame that has no partner. DyCoke's pruning of the cache while it answers is no "
-    "part of this.",
+    "is reached. A last group of fewer than four frames is merged like the others; the published code keeps its third "
+    "frame whole and drops a frame that has no partner. DyCoke's pruning of the cache during decoding is left out.",
     rows=_rows,
 )

@@ -71,8 +71,8 @@ METHOD = Method(
     "fastvid",
     fastvid,
     source="FastVID, arXiv 2503.11187",
-    deviations="With merging by clusters, these are the anchors and what joins them in FastVID: every token of a "
-    "segment goes to the most similar anchor of each anchor frame; all count alike in the mean.",
+    deviations="With merging by clusters, the clusters are FastVID's anchors with the tokens that join them: every "
+    "token of a segment joins the most similar anchor of each anchor frame. All have the same weight in the mean.",
     needs_attention=True,
     check=_check,
 )

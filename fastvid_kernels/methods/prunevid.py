@@ -78,8 +78,8 @@ METHOD = Method(
     prunevid,
     source="PruneVid, arXiv 2412.16117, its first stage",
     deviations="Windows end wherever neighbouring frames are of different clusters, where the published code smooths "
-    "the clusters in time first. What it does inside the language model, by the question's attention, is no part of "
-    "this.",
+    "the clusters in time first. Its second stage, which prunes inside the language model by the question's "
+    "attention, is left out.",
     rows=None,
     check=_check,
 )

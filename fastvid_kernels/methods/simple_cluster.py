@@ -59,7 +59,7 @@ METHOD = Method(
     "simple_cluster",
     simple_cluster,
     source="spherical k-means, a baseline of token merging",
-    deviations="Tokens of a frame are taken to fill the rows of a square grid. A cluster without members gives "
-    "nothing, so fewer than F * K tokens may be left.",
+    deviations="The tokens of a frame are assumed to form a square grid, row by row. An empty cluster gives no token, "
+    "so fewer than F * K tokens may be left.",
     rows=None,
 )

@@ -50,8 +50,8 @@ METHOD = Method(
     "vcast",
     vcast,
     source="V-CAST",
-    deviations="Frame features are taken as they are, and both parts of a score are brought to 0 ... 1; the published "
-    "code normalises the features and leaves the cosine as it is. Remainders go to the largest fractions, and a frame "
-    "may keep nothing, where there it keeps a token at least, and the only frame of a video everything.",
+    deviations="Frame features are used as they are, and both parts of a score are scaled to 0 ... 1; the published "
+    "code normalises the features and does not scale the cosine. Remainders go to the largest fractions, so a frame may "
+    "keep no token; the published code keeps at least one of each frame, and all of a video's only frame.",
     rows=_rows,
 )

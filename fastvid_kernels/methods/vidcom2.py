@@ -39,6 +39,6 @@ METHOD = Method(
     "vidcom2",
     vidcom2,
     source="VidCom2, arXiv 2505.14454",
-    deviations="Remainders of the frames' shares go to the largest fractions, so that exactly F * K tokens stay; the "
-    "published code rounds each share, to a token at least.",
+    deviations="Remainders of the frames' shares go to the largest fractions, so that exactly F * K tokens are kept; "
+    "the published code rounds each share, to at least one token.",
 )

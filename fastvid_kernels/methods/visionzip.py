@@ -42,7 +42,7 @@ METHOD = Method(
     "visionzip",
     visionzip,
     source="VisionZip, arXiv 2412.04467",
-    deviations="Similarities are of the tokens, for want of the vision tower's keys; dominant and contextual tokens "
-    "are chosen after projection and pooling, 54 to 10 at any ratio.",
+    deviations="Similarities are computed from the tokens, since the vision tower's keys are not available; dominant "
+    "and contextual tokens are chosen after projection and pooling, in the proportion 54 to 10 at every ratio.",
     needs_attention=True,
 )

@@ -38,7 +38,7 @@ def check_one_line(result: Any, *, says: str) -> None:
         (OSError(28, "No space left on device", "a.png"), "fastvid: a.png: No space left on device"),
         (OSError(5, "Input/output error"), "fastvid: Input/output error"),
         (UnicodeEncodeError("ascii", "ä", 0, 1, "no"), "fastvid: UnicodeEncodeError: 'ascii' codec"),
-        (KeyError("x"), "fastvid: KeyError: 'x' (nobody foresaw this: please report it"),
+        (KeyError("x"), "fastvid: KeyError: 'x' (an unexpected error: please report it"),
         (MemoryError(), "fastvid: out of memory"),
     ],
 )
@@ -182,7 +182,7 @@ def test_damaged_checkpoints(tmp_path: Path, damage: Callable[[Path], None]) -> 
     lines = [line for line in result.stderr.splitlines() if line.startswith("fastvid: ")]
     assert len(lines) == 1
     assert str(model) in lines[0]
-    assert "nobody foresaw" not in lines[0]
+    assert "an unexpected error" not in lines[0]
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 

@@ -90,6 +90,6 @@ def _as_command_errors() -> Iterator[None]:
         if type(error).__name__ == "OutOfMemoryError":
             raise CommandError(f"out of memory, ask for fewer --frames: {one_line(error)}") from error
         raise CommandError(
-            f"{type(error).__name__}: {one_line(error)} (nobody foresaw this: please report it with the traceback that "
+            f"{type(error).__name__}: {one_line(error)} (an unexpected error: please report it with the traceback that "
             f"{TRACEBACK}=1 shows)"
         ) from error
