@@ -51,7 +51,7 @@ METHOD = Method(
     vcast,
     source="V-CAST",
     deviations="Frame features are used as they are, and both parts of a score are scaled to 0 ... 1; the published "
-    "code normalises the features and does not scale the cosine. Remainders go to the largest fractions, so a frame may "
-    "keep no token; the published code keeps at least one of each frame, and all of a video's only frame.",
+    "code normalises the features and does not scale the cosine. Remainders go to the largest fractions, so a frame "
+    "may keep no token; the published code keeps at least one of each frame, and all of a video's only frame.",
     rows=_rows,
 )
