@@ -50,7 +50,7 @@ def llava_video_form(
     num_frames, tokens_per_frame, _ = tokens.shape
     kept_per_frame = int(tokens_per_frame * retention_ratio)
     cuts = _cuts(frame_features, min_segments, tau)
-    # As released, every cut is read from the device twice: as the end of a segment and before the next one.
+    # As in the release, every cut is read from the device twice: as a segment's end and before the next segment.
     lengths = [int(cuts[0].item()) + 1]
     lengths += [int(end.item() - start.item()) for start, end in pairwise(cuts)]
     lengths += [num_frames - 1 - int(cuts[-1].item())]
