@@ -1,4 +1,4 @@
-"""What people call: `prune`, and `explain` for its reasons."""
+"""The main entry point: `prune`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEFAULTS = PruneConfig()
 
 
 class Pruned(NamedTuple):
-    """What is left of a video.
+    """The kept tokens of a call.
 
     Attributes:
         tokens: `[F * K, D]`, in the dtype of the input; `[B, F * K, D]` for a dense batch.

@@ -92,7 +92,7 @@ def _plain(config: PruneConfig) -> PruneConfig:
 
 
 def _frames(tokens_per_frame: int, config: PruneConfig) -> int:
-    """A number of frames, at most `_MOST_FRAMES`, with which a video can have an anchor if so many suffice."""
+    """The number of frames of a blank video: enough for an anchor, if that needs at most `_MOST_FRAMES`."""
     context = config.kept_per_frame(tokens_per_frame) * config.dtm_millionths
     return min(_MOST_FRAMES, max(_FEWEST_FRAMES, -(-1_000_000 // context))) if context else _FEWEST_FRAMES
 

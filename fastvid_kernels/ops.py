@@ -34,7 +34,7 @@ _ARGUMENTS = (
     f"int anchor_interval={_DEFAULTS.anchor_interval}, float beta={_DEFAULTS.beta}, "
     f"int num_neighbors={_DEFAULTS.num_neighbors}"
 )
-# The first so many arguments are tensors.
+# Number of tensors among the arguments, which come first.
 _TENSORS = 4
 
 

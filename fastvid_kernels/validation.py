@@ -86,7 +86,7 @@ def check_keeps_some(tokens_per_frame: int, config: PruneConfig) -> None:
 
 
 def check_triton(tokens: Tensor) -> None:
-    """Check what only the Triton backend asks for.
+    """Check the requirements of the Triton backend.
 
     Raises:
         TypeError: tokens are float64.

@@ -12,7 +12,7 @@ from fastvid_kernels.eager.products import first_equal, gram_matrix
 # The error of a squared distance from a float32 Gram matrix is at most 87 * 2**-24 * (|x_i|^2 + |x_j|^2). So the
 # distance of equal tokens is always below this multiple of |x_i|^2 + |x_j|^2.
 _NEARLY_EQUAL = 2.0**-16
-# Up to so many neighbours, repeated minima cost less than topk.
+# Up to this many neighbours, repeated minima cost less than topk.
 _FEW_NEIGHBORS = 8
 
 

@@ -198,7 +198,7 @@ def assign_kernel(
                 x, segment, slots, joined, state_ptr, inverse_norm_ptr, tile * ROWS, first_ordinal + grouped,
                 ROWS, PAIR, BLOCK_SLOTS, BLOCK_D, PRECISION, UPCAST, SETTLES_TIES,
             )  # fmt: skip
-        # One at a time: the anchor frames of the one group that may not go together, and those left over.
+        # One at a time: the anchor frames of the group that cannot share a pass, if there is one, and those left over.
         first_apart = tl.minimum(fewer // GROUP * GROUP, grouped)
         apart = tl.where((first_apart < grouped) & (fewer % GROUP != 0), GROUP, 0)
         first_left = grouped + pairs * PAIR

@@ -22,7 +22,7 @@ _BLOCK = 64
 
 @triton.jit
 def product(x, y, accumulator, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
-    """`accumulator + x @ y` in float32; UPCAST is for the interpreter, which cannot multiply bfloat16."""
+    """`accumulator + x @ y`, summed in float32; UPCAST is for the interpreter, which cannot multiply bfloat16."""
     if UPCAST:
         x = x.to(tl.float32)
         y = y.to(tl.float32)

@@ -19,7 +19,7 @@ WARPS = 8
 
 @triton.jit
 def fewer_from(share, rest, first_ordinal, BLOCK_SLOTS: tl.constexpr):
-    """Ordinal, counted from `first_ordinal`, from which anchor frames have one block of slots less; 0 if none has.
+    """Ordinal, counted from `first_ordinal`, from which anchor frames have one block of slots fewer; 0 if none differ.
 
     Of a segment's anchor frames, the last `rest` have `share + 1` anchors, the others `share`.
     """

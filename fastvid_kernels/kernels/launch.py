@@ -16,8 +16,8 @@ from fastvid_kernels.kernels.groups import GROUP
 from fastvid_kernels.kernels.limits import FRAME_TILES
 
 _ALIGNMENT = 16
-# Rows of per-token scratch are whole vectors of so many elements. Kernels take the number of vectors, so that the
-# compiler knows this.
+# Rows of per-token scratch are padded to a multiple of this many elements. Kernels take the number of such vectors in a
+# row, so that the compiler knows the alignment.
 _ROW_ALIGNMENT = 8
 ROW_VECTOR = tl.constexpr(_ROW_ALIGNMENT)
 # With more tokens a frame than this, frames go in chunks, whose Gram matrices take a fraction of the tokens' bytes.
@@ -166,7 +166,7 @@ def plan_shapes(request: Request) -> Shapes:
         nearest_bytes = max(token_bytes // _NEAREST_SHARE, _NEAREST_BYTES)
         ordinal_bytes = 2 * frames * _round_up(n, _ROW_ALIGNMENT)
         # In half precision, chunks of a backward pass need scratch as large as the tokens, for the lower halves of the
-        # sums (`low`). There is only one chunk if it takes less memory than that.
+        # sums (`low`). So there is one chunk, unless several take less memory.
         has_low = request.is_backward and request.dtype.itemsize < 4
         if not (has_low and ordinals * ordinal_bytes <= token_bytes + nearest_bytes):
             # Chunks are whole groups, so that they do not change which anchor frames go together.
@@ -225,7 +225,8 @@ def lay_out(request: Request, shapes: Shapes) -> tuple[dict[str, Array], int]:
         wanted["gram"] = (torch.float32, (matrices, shapes.gram_splits, padded, padded))
     wanted["nearest"] = (torch.int16, (anchor_frames, shapes.ordinals_per_chunk, padded))
     if request.is_backward:
-        # Between launches, sums stay in the output: all bits of float32 ones, else the upper half. This is the lower.
+        # Between launches, the output holds the float32 sums, or in half precision their upper halves; `low` holds the
+        # lower halves.
         waits = shapes.ordinals > shapes.ordinals_per_chunk and request.dtype.itemsize < 4
         wanted["low"] = (torch.int16, (frames * shapes.tokens_per_frame if waits else 0, shapes.channels))
     arrays: dict[str, Array] = {}
