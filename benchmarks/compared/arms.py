@@ -1,4 +1,4 @@
-"""What is compared, each as a function of a call's inputs and hyperparameters."""
+"""The implementations that benchmarks compare, each as a function of a call's inputs and hyperparameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: sizes of OneVision and LLaVA-Video, kinds of video, ragged batches, long videos."""
+"""The cases that are measured: sizes of OneVision and LLaVA-Video, kinds of video, ragged batches, long videos."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Case:
 
     @property
     def least_bytes(self) -> int:
-        """What any implementation must move: every token read once, every kept token written once."""
+        """Bytes that any implementation must move: it reads every token once and writes every kept token once."""
         return self.token_bytes + self.token_bytes * self.config.kept_per_frame(self.tokens_per_frame) // (
             self.tokens_per_frame
         )

@@ -31,7 +31,7 @@ class Video(NamedTuple):
 
 @dataclass(frozen=True)
 class Preset:
-    """What a kind of video is like; the fields are arguments of `synthetic_video`."""
+    """A kind of video; the fields are arguments of `synthetic_video`."""
 
     shots: int
     drift: float

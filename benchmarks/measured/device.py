@@ -1,4 +1,4 @@
-"""What a call requires of a device besides time, and how time is measured on it."""
+"""Measurements on a device: a clock, the copy rate, and what a call requires besides time."""
 
 from __future__ import annotations
 

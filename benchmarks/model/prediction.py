@@ -79,7 +79,7 @@ class StageTime:
 
     @property
     def bound(self) -> str:
-        """What takes longest."""
+        """The bound that takes longest."""
         return max(self.microseconds, key=lambda name: self.microseconds[name])
 
     @property
