@@ -37,7 +37,7 @@ def run(emulator: Emulator, dtype: torch.dtype = torch.bfloat16) -> Call:
 
 
 def run_many_frames(emulator: Emulator, dtype: torch.dtype) -> Call:
-    """A call with more frames than a warp has lanes, so that warps of a block of `plan` exchange data."""
+    """A call with more frames than a warp has lanes, so that the warps of `plan`'s block exchange data."""
     with emulated_calls(emulator):
         return run_kernels(*video(140, 3, 8, dtype, seed=300), retention_ratio=0.4, min_segments=1, tau=0.9)
 
