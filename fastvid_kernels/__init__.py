@@ -29,7 +29,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: who calls the operator alone needs no model library.
+    # Imported on first use, so that the operator alone needs no model library.
     if name == "apply_fastvid":
         from fastvid_kernels.adapters import apply_fastvid
 

@@ -1,4 +1,4 @@
-"""What people call: `prune`, and `explain` for its reasons."""
+"""The main entry point: `prune`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _DEFAULTS = PruneConfig()
 
 
 class Pruned(NamedTuple):
-    """What is left of a video.
+    """The kept tokens of a call.
 
     Attributes:
         tokens: `[F * K, D]`, in the dtype of the input; `[B, F * K, D]` for a dense batch.
-        indices: int64 `[F * K]`, ascending: `frame * N + position` of each kept token. Frames are counted through
-            a ragged batch; in a dense batch, `[B, F * K]`, within each video.
+        indices: int64 `[F * K]`, ascending: `frame * N + position` of each kept token. In a ragged batch, frames are
+            counted over all videos. In a dense batch the shape is `[B, F * K]`, and frames are counted per video.
     """
 
     tokens: Tensor
@@ -46,26 +46,27 @@ def prune(
         tokens: video tokens after projection and pooling, `[F, N, D]`: F frames of N tokens; or a dense batch of
             videos of one length, `[B, F, N, D]`. float32, bfloat16, float16, or float64 on the CPU.
         attn: [CLS] attention of each token, `[F, N]` or `[B, F, N]`, any floating dtype; compared as float32.
-        frame_features: global feature of each frame, `[F, G]` or `[B, F, G]`; default: its mean token.
-        cu_frames: int32 `[B + 1]`, for several videos with their frames concatenated: where each one starts, from
-            0 to F. Not with a dense batch.
+        frame_features: global feature of each frame, `[F, G]` or `[B, F, G]`; default: the mean of its tokens.
+        cu_frames: int32 `[B + 1]`, ascending from 0 to F: the frames at which the videos of a ragged batch start, and
+            F. Must be None for a dense batch.
         config: the hyperparameters; those given by name override it.
-        backend: "auto" takes the fused kernels for CUDA tensors, where Triton is installed and the call is not larger
-            than they hold (N <= 1024, F <= 2**20), and PyTorch otherwise; "triton" and "eager" ask for one of them.
+        backend: "auto" uses the Triton kernels for CUDA tensors if Triton is installed and the call is within their
+            limits (N <= 1024, F <= 2**20), and PyTorch otherwise; "triton" and "eager" force one of the two.
         **hyperparameters: see `PruneConfig`.
 
     Returns:
-        `(tokens, indices)`; every video of F frames keeps exactly F * K tokens, whatever it shows.
+        `(tokens, indices)`; a video of F frames keeps exactly F * K tokens, whatever its content.
 
-    A backward pass gives `tokens` the gradient of the merge, in their dtype: which tokens are kept and what joined what
-    are constants, so `attn`, `frame_features` and `cu_frames` get none. It keeps nothing but the inputs, and is as
-    deterministic as the call. There is no second derivative, no forward mode, and no gradient inside of torch.func's
-    transforms; a loss outside of a plain vmap, or several gradients at once, are as a loop would have them.
+    The call is differentiable in `tokens`, whose gradient has their dtype. It is the gradient of the merge alone: the
+    choice of tokens and of the anchors that they join is constant, so the other arguments get no gradient. The backward
+    pass is as deterministic as the forward pass, for which only the inputs are saved. There is no second derivative, no
+    forward-mode AD, and no gradient inside torch.func's transforms. A loss computed outside `torch.vmap`, and several
+    gradients at once (`is_grads_batched`), give what a loop would give.
 
     Raises:
         TypeError: an argument has the wrong dtype, or there is no such hyperparameter.
         ValueError: an argument has the wrong shape, device or range, or K would be 0.
-        NotImplementedError: a derivative was asked for that does not exist.
+        NotImplementedError: a derivative was requested that is not implemented.
 
     Source: SPEC; FastVID, arXiv 2503.11187, section 3.
     """
@@ -95,7 +96,7 @@ def check_backend(backend: str, device: torch.device) -> None:
     """Raise unless a backend can run on a device.
 
     Raises:
-        ValueError: there is no such backend, or it cannot.
+        ValueError: there is no such backend, or it cannot run on the device.
     """
     _operator(backend)
     if backend == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":

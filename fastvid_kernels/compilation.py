@@ -1,4 +1,4 @@
-"""Compiles beforehand what calls of a model will need: a server does it at start-up, not at its first video."""
+"""Compiles the kernels ahead of time, so that a server does it at start-up and not at its first video."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def warmup(
 ) -> int:
     """Compile the kernels for contiguous tokens of one width and dtype: videos of any length, frames of any size.
 
-    It prunes a few blank videos. With a filled Triton cache it takes a moment. Where `channels` is no multiple of 16,
-    Triton tells sizes of frames apart by their alignment, and later calls compile some kernels more.
+    It prunes a few blank videos, which is quick if Triton's cache holds the kernels already. If `channels` is not a
+    multiple of 16, Triton specialises kernels on the alignment of a frame's size, and later calls may compile more.
 
     Args:
         device: a CUDA device.
         channels: D, of the tokens.
         dtype: of the tokens: float32, bfloat16 or float16.
-        attn_dtype: of the attention that calls will give; the adapters give float32.
-        feature_channels: G of the frame features that calls will give; without it, calls give none.
-        feature_dtype: of these; default: that of the tokens.
-        backward: whether calls will have a backward pass, which is one kernel more; who only serves has none.
+        attn_dtype: dtype of `attn` in later calls; the adapters use float32.
+        feature_channels: G of `frame_features` in later calls; None if they pass no features.
+        feature_dtype: dtype of `frame_features` in later calls; default: that of the tokens.
+        backward: whether to compile the one further kernel of a backward pass; inference does not need it.
         config: the hyperparameters; those given by name override it.
-        progress: whether to show a bar on standard error; default: where that is a terminal and rich is installed.
+        progress: whether to show a bar on standard error; default: if that is a terminal and rich is installed.
         **hyperparameters: see `PruneConfig`.
 
     Returns:
-        How many videos it pruned.
+        The number of blank videos pruned.
 
     Raises:
         TypeError: an argument has a wrong dtype, or there is no such hyperparameter.
@@ -86,13 +86,13 @@ def warmup(
 
 
 def _plain(config: PruneConfig) -> PruneConfig:
-    """Numbers as a compiler takes them: a config may hold numpy's."""
+    """The config with Python's own numbers, as Triton takes them: a config may hold numpy scalars."""
     values = {name: type(getattr(_DEFAULTS, name))(value) for name, value in vars(config).items()}
     return PruneConfig(**values)
 
 
 def _frames(tokens_per_frame: int, config: PruneConfig) -> int:
-    """So many that some video of them has an anchor, if a few do."""
+    """The number of frames of a blank video: enough for an anchor, if that needs at most `_MOST_FRAMES`."""
     context = config.kept_per_frame(tokens_per_frame) * config.dtm_millionths
     return min(_MOST_FRAMES, max(_FEWEST_FRAMES, -(-1_000_000 // context))) if context else _FEWEST_FRAMES
 

@@ -86,12 +86,12 @@ class PruneConfig:
         return round(_MILLION * self.dtm_ratio)
 
     def context_share(self, kept: int) -> int:
-        """floor(kept * d): how many of `kept` tokens density merging would like to have."""
+        """floor(kept * d): how many of `kept` tokens go to density merging, before the cap by anchor frames."""
         return kept * self.dtm_millionths // _MILLION
 
 
 def resolve_config(config: PruneConfig, hyperparameters: Hyperparameters) -> PruneConfig:
-    """`config` with what was given by name.
+    """`config` with the hyperparameters that were given by name.
 
     Raises:
         TypeError: `config` is no `PruneConfig`, or there is no such hyperparameter.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# `torch.compiler.disable` of which importing does not import the compiler.
+# The same as `torch.compiler.disable`, but importing it does not import the compiler.
 from torch._compile import _disable_dynamo
 from typing_extensions import Unpack
 
@@ -22,7 +22,7 @@ _DEFAULTS = PruneConfig()
 
 @dataclass(frozen=True)
 class AnchorFrame:
-    """One anchor frame, its anchors, and who joined them.
+    """One anchor frame, its anchors, and the tokens that joined them.
 
     Attributes:
         frame: index of the frame.
@@ -58,7 +58,7 @@ class Explanation:
     anchor_frames: tuple[AnchorFrame, ...]
 
 
-# Lists whose lengths are data: under `torch.compile` the graph breaks around it.
+# The lengths of its lists depend on data, so `torch.compile` breaks the graph around it.
 @_disable_dynamo
 def explain(
     tokens: Tensor,

@@ -1,13 +1,13 @@
-"""`torch.ops.fastvid.prune` and its relatives: schemas, shapes without data, and which backend computes.
+"""The operator `torch.ops.fastvid.prune` and its variants: schemas, fake kernels, autograd, and choice of the backend.
 
-Every operator has the schema of `prune` and computes the same; they differ in who does it:
+Every variant has the schema of `prune` and computes the same; they differ in the backend:
 
-- `fastvid::prune` takes the Triton backend for CUDA tensors, where it can, and the eager backend for all others,
-- `fastvid::prune_eager` always takes the eager backend,
-- `fastvid::prune_triton` always takes the Triton backend.
+- `fastvid::prune` uses the Triton backend for CUDA tensors, where it can run, and the eager backend otherwise,
+- `fastvid::prune_eager` always uses the eager backend,
+- `fastvid::prune_triton` always uses the Triton backend.
 
-`fastvid::prune_backward`, `prune_backward_eager` and `prune_backward_triton` are their gradients: of the same arguments
-after the gradient of the kept tokens.
+`fastvid::prune_backward`, `prune_backward_eager` and `prune_backward_triton` compute their gradients. They take the
+gradient of the kept tokens, followed by the arguments of `prune`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _ARGUMENTS = (
     f"int anchor_interval={_DEFAULTS.anchor_interval}, float beta={_DEFAULTS.beta}, "
     f"int num_neighbors={_DEFAULTS.num_neighbors}"
 )
-# So many of them, the first ones, are tensors.
+# Number of tensors among the arguments, which come first.
 _TENSORS = 4
 
 
 def backend_for(device: torch.device, frames: int, tokens_per_frame: int) -> str:
-    """The name of the backend that `torch.ops.fastvid.prune` takes: from a call's device and size, never its data."""
+    """The backend that `torch.ops.fastvid.prune` uses, from the device and size of a call, never from its data."""
     if device.type == "cuda" and fits_kernels(frames, tokens_per_frame) and _has_triton():
         return "triton"
     return "eager"
@@ -47,7 +47,7 @@ def backend_for(device: torch.device, frames: int, tokens_per_frame: int) -> str
 
 @cache
 def _has_triton() -> bool:
-    # Only an import tells: a package that is there may still lack what it is built on.
+    # Finding the package is not enough: an installed Triton may still fail to import.
     try:
         importlib.import_module("triton")
     except ImportError:
@@ -104,14 +104,14 @@ _BACKENDS = {"eager": _prune_eager, "triton": _prune_triton}
 _GRADIENTS = {"eager": _gradient_eager, "triton": _gradient_triton}
 
 
-# By type too: True is no 1.0.
+# Typed, since True == 1.0, but a bool is refused.
 @lru_cache(maxsize=256, typed=True)
 def _config(*hyperparameters: Any, **named: Any) -> PruneConfig:
     return PruneConfig(*hyperparameters, **named)
 
 
 def _implementation(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The operator as computed by one backend, or by the best for the tensors' device if that is None."""
+    """The operator on one backend, or for None on the backend that `backend_for` chooses."""
 
     def prune(
         tokens: Tensor,
@@ -130,7 +130,7 @@ def _implementation(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]
 
 
 def _gradient_implementation(backend: str | None) -> Callable[..., Tensor]:
-    """The gradient as computed by the backend that `_implementation` takes."""
+    """The gradient operator; `backend` as in `_implementation`."""
 
     def prune_backward(
         grad: Tensor,
@@ -181,14 +181,14 @@ def _gradient_shape(
 
 
 class _CheckingLibrary(torch.library.Library):
-    """Puts a check of derivatives before the kernels that `torch.library.register_autograd` registers with it.
+    """Checks for unsupported derivatives before each kernel that `torch.library.register_autograd` registers with it.
 
-    Forward-mode AD takes a missing rule for a derivative of zero, so it has to be refused. The kernel of the autograd
-    key is the last one that sees tangents, those of torch.func too, and `register_autograd` has no hook for a check.
+    Forward-mode AD treats a missing formula as a derivative of zero, so it must be refused. The kernel of the autograd
+    key is the last that sees tangents (torch.func's too), and `register_autograd` has no hook for a check.
     """
 
     def impl(self, op_name: Any, fn: Any, dispatch_key: str = "", **options: Any) -> None:
-        """As `Library.impl`; `fn` takes the keyset of its call first."""
+        """As `Library.impl`, for an `fn` whose first argument is the dispatch keyset."""
 
         def checked(keyset: Any, *args: Any) -> Any:
             _check_derivatives(args)
@@ -198,13 +198,13 @@ class _CheckingLibrary(torch.library.Library):
 
 
 def _check_derivatives(args: tuple[Any, ...]) -> None:
-    """Raise if a derivative is asked for that does not exist.
+    """Raise if a derivative is requested that is not implemented.
 
     Raises:
         NotImplementedError: an argument has a tangent, or would get a gradient from a transform of torch.func.
     """
     tensors = [one for one in args[:_TENSORS] if isinstance(one, Tensor)]
-    # Outside of a level there is no tangent to look for.
+    # Tangents exist only inside a level of forward-mode AD.
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(one).tangent is not None for one in tensors):
         raise NotImplementedError(
             "fastvid::prune has no forward-mode derivative: use reverse mode, as loss.backward() does"
@@ -217,18 +217,18 @@ def _check_derivatives(args: tuple[Any, ...]) -> None:
         )
 
 
-# It has to live as long as what is registered by it.
+# It must stay alive: its registrations end with it.
 _library = _CheckingLibrary("fastvid", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    # Nothing but the inputs: what was chosen is chosen again, since memory is what a training step lacks.
+    # Only the inputs: the backward pass selects tokens again, since a training step is short of memory.
     ctx.save_for_backward(*inputs[:_TENSORS])
     ctx.hyperparameters = inputs[_TENSORS:]
 
 
 def _backward_by(operator: str) -> Callable[..., tuple[Tensor | None, ...]]:
-    """The rule of `fastvid::prune` that calls an operator of its own: a compiler sees its shapes, not its insides."""
+    """The backward formula of `fastvid::prune`: it calls another operator, so that a compiler sees its shapes alone."""
 
     def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         others = [None] * (_TENSORS - 1 + len(ctx.hyperparameters))
@@ -251,7 +251,7 @@ def _no_batched_gradient(info: Any, in_dims: Any, *args: Any) -> NoReturn:
 
 
 for _name, _backend in {"": None, "_eager": "eager", "_triton": "triton"}.items():
-    # The eager backend looks at its data: a compiler that captures CUDA graphs must leave it out of them.
+    # The eager backend reads its data on the host, so a compiler must leave it out of CUDA graphs.
     _tags = [torch.Tag.pt2_compliant_tag, *([torch.Tag.cudagraph_unsafe] if _backend == "eager" else [])]
     _forward, _gradient = f"fastvid::prune{_name}", f"fastvid::prune_backward{_name}"
     torch.library.define(_forward, f"({_ARGUMENTS}) -> (Tensor, Tensor)", tags=_tags)

@@ -1,4 +1,4 @@
-"""What the operator accepts. Every complaint names the argument, what it was, and what it should be."""
+"""Checks of the operator's arguments. Every error names the argument, what it must be, and what it was."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def check_gradient(grad: Tensor, tokens: Tensor, config: PruneConfig) -> None:
 
 
 def check_keeps_some(tokens_per_frame: int, config: PruneConfig) -> None:
-    """Check that of a frame's tokens some would be kept.
+    """Check that K >= 1, so that some tokens would be kept.
 
     Raises:
         ValueError: K would be 0.
@@ -86,7 +86,7 @@ def check_keeps_some(tokens_per_frame: int, config: PruneConfig) -> None:
 
 
 def check_triton(tokens: Tensor) -> None:
-    """Check what only the Triton backend asks for.
+    """Check the requirements of the Triton backend.
 
     Raises:
         TypeError: tokens are float64.
@@ -105,8 +105,9 @@ def read_cu_frames(cu_frames: Tensor | None, frames: int) -> list[int]:
     """Where each video starts, as integers on the host: 0, ..., `frames`, ascending.
 
     Raises:
-        ValueError: `cu_frames` lies on the CPU and is no such list. On another device bad entries are held
-            between their predecessor and `frames`, and the last video reaches to the end (SPEC section 7).
+        ValueError: `cu_frames` is on the CPU and does not increase from 0 to `frames`. On another device a bad entry
+            is clamped to lie between its predecessor and `frames` instead, and the last video reaches to the end
+            (SPEC section 7).
     """
     if cu_frames is None:
         return [0, frames]
@@ -144,7 +145,7 @@ def _check_tensor(name: str, tensor: object, axes: str, dtypes: tuple[torch.dtyp
 
 
 def _certainly(condition: Any) -> bool:
-    """False where a traced size depends on data: the check is made again when the operator runs."""
+    """The condition, or False if it depends on a size unknown while tracing: it is checked again at run time."""
     if isinstance(condition, bool):
         return condition
     from torch.fx.experimental.symbolic_shapes import guard_or_false

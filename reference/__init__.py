@@ -2,8 +2,8 @@
 
 `prune` runs the whole method and keeps every intermediate result. Each step is a function that can be called
 alone, so that another implementation can be checked stage by stage from its own intermediate results. In the
-order of the paper: `dyseg` (Eq. 1-2), `budgets`, `salient`, `peaks` (Eq. 3-4), `merge` (Eq. 5), and
-`pipeline`, which joins them.
+order of the paper, the modules are `dyseg` (Eq. 1-2), `budgets`, `salient`, `peaks` (Eq. 3-4), `merge` (Eq. 5),
+and `pipeline`, which calls the others.
 """
 
 from .budgets import SegmentBudget, anchor_positions, segment_budget, tokens_per_frame

@@ -1,4 +1,4 @@
-"""How many tokens each frame of a segment keeps, and by which of the two ways (SPEC section 2).
+"""How many tokens each frame of a segment keeps, salient ones and anchors (SPEC section 2).
 
 Integers only: the ratios are read as decimals to 1e-6, because float64 would round some budgets down by one.
 """
@@ -33,8 +33,8 @@ def anchor_positions(length: int, anchor_interval: int) -> list[int]:
 class SegmentBudget:
     """Tokens kept in one segment (SPEC section 2).
 
-    `salient_per_frame` and `context_per_frame` have one entry per frame of the segment; the latter is 0 in
-    frames that are not anchor frames, and may be 0 in one that is.
+    `salient_per_frame` and `context_per_frame` have one entry per frame of the segment; the latter is 0 for
+    frames that are not anchor frames, and may be 0 for an anchor frame.
     """
 
     anchor_positions: list[int]
@@ -43,12 +43,12 @@ class SegmentBudget:
 
     @property
     def salient(self) -> int:
-        """S, kept unchanged by ATS."""
+        """S, the tokens that ATS keeps unchanged."""
         return sum(self.salient_per_frame)
 
     @property
     def context(self) -> int:
-        """C, kept as merged anchors by DTM."""
+        """C, the anchors that DTM keeps, with other tokens merged into them."""
         return sum(self.context_per_frame)
 
 

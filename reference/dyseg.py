@@ -55,9 +55,9 @@ def quantised_transitions(frame_features: Tensor) -> list[int | float]:
 def select_cuts(transitions: Sequence[int | float], min_segments: int, tau: float) -> list[int]:
     """Frames after which the video is cut, ascending (Eq. 2).
 
-    `transitions` are quantised. Cut are the `min_segments - 1` smallest (ties: lower frame first) and all
-    below `tau`. SPEC ranks a non-finite transition "below all others"; here that includes tau, so it is
-    always a cut, whether or not one of the `min_segments - 1` places is left for it.
+    `transitions` are quantised. The video is cut at the `min_segments - 1` smallest (ties: lower frame first)
+    and at all below `tau`. SPEC ranks a non-finite transition "below all others". Here it is also below every
+    tau, so it is always a cut, even if it is not among the `min_segments - 1` smallest.
     """
     by_similarity = sorted(range(len(transitions)), key=lambda frame: (transitions[frame], frame))
     least_similar = by_similarity[: min_segments - 1]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 LEAST_EXPONENT = -1000
-"""Of the subnormal float64 anchors: scaling by more than 2**1000 could leave float64's range."""
+"""Lower bound of the exponent by which an anchor is scaled: 2**1000 is still within float64's range."""
 
 
 def pool_of_anchor_frame(
@@ -41,8 +41,8 @@ def normalised(anchor: Tensor) -> Tensor:
 def similarities(pool: Tensor, anchors: Tensor) -> Tensor:
     """Dot product of every pool token `[P, D]` with every normalised anchor `[A, D]`: `[P, A]` float64.
 
-    Its own norm does not change which anchor a token joins. NaN counts as -inf. Each dot product is summed by
-    itself rather than in a matrix product, where equal anchors could differ in the last bit.
+    A token's own norm does not change which anchor it joins. NaN counts as -inf. Each dot product is summed by
+    itself: in a matrix product, those with equal anchors could differ in the last bit.
     """
     directions = torch.stack([normalised(anchor) for anchor in anchors])
     result = torch.empty(len(pool), len(anchors), dtype=torch.float64)
@@ -61,7 +61,7 @@ def assign(similarity: Tensor) -> Tensor:
 
 
 def anchor_weights(assignment: Tensor, num_anchors: int, beta: float) -> Tensor:
-    """`w = max(beta, 1 / (n + 1))` of every anchor, which n tokens joined, `[A]` float64 (SPEC section 5)."""
+    """`w = max(beta, 1 / (n + 1))` of every anchor, where n tokens joined it, `[A]` float64 (SPEC section 5)."""
     joined = torch.bincount(assignment, minlength=num_anchors).tolist()
     return torch.tensor([max(beta, 1 / (count + 1)) for count in joined], dtype=torch.float64)
 
@@ -69,7 +69,7 @@ def anchor_weights(assignment: Tensor, num_anchors: int, beta: float) -> Tensor:
 def mean(tokens: Tensor) -> Tensor:
     """Mean of `tokens [n, D]`, n > 0, float64; finite wherever all n values are.
 
-    The terms are scaled by a power of two, so that not even a sum of the largest float64 values overflows.
+    The terms are scaled by a power of two, so that the sum does not overflow even for the largest float64 values.
     """
     count = len(tokens)
     scale = 2.0 ** -count.bit_length()
@@ -80,7 +80,7 @@ def aggregate(anchors: Tensor, pool: Tensor, assignment: Tensor, beta: float) ->
     """Merged anchors `w * a + (1 - w) * mean(b)` (Eq. 5), `[A, D]` float64.
 
     `assignment [P]` says which of `anchors [A, D]` each token of `pool [P, D]` joined. Where w = 1 the anchor
-    is returned as it is, whatever joined. Finite tokens give finite rows.
+    is returned unchanged, whatever joined it. Finite tokens give finite rows.
     """
     anchors, pool = anchors.double(), pool.double()
     merged = anchors.clone()

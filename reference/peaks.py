@@ -15,8 +15,8 @@ from torch import Tensor
 def squared_distances(candidates: Tensor) -> Tensor:
     """Raw squared distances `sum_c (x_ic - x_jc)**2` between the candidates `[M, D]`: `[M, M]` float64.
 
-    By subtraction, not by the Gram matrix, so nothing cancels. A NaN or infinite distance counts as +inf,
-    that of a non-finite token to itself included; a finite token's distance to itself is 0.
+    Tokens are subtracted before squaring, so nothing cancels as in a Gram matrix. A NaN or infinite distance
+    counts as +inf, also that of a non-finite token to itself; a finite token's distance to itself is 0.
     """
     candidates = candidates.double()
     raw = torch.empty(len(candidates), len(candidates), dtype=torch.float64)
@@ -38,7 +38,7 @@ def mean_squared_neighbour_distance(raw: Tensor, num_neighbors: int, dim: int) -
 
 
 def density_order(s: Tensor) -> list[int]:
-    """Ranks of the candidates from the densest on: by ascending `s`, ties by lower rank (SPEC section 4)."""
+    """Ranks of the candidates, the densest first: by ascending `s`, ties by lower rank (SPEC section 4)."""
     values = s.tolist()
     return sorted(range(len(values)), key=lambda rank: (values[rank], rank))
 

@@ -1,4 +1,4 @@
-"""The whole method on one or several videos, every intermediate result kept (SPEC sections 1-6)."""
+"""The whole method on one or several videos; every intermediate result is kept (SPEC sections 1-6)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,14 +51,14 @@ class AnchorFrame:
     assignment: Tensor
     """`[P]`, int64 indices into `anchors`, one per pool token."""
     weights: Tensor
-    """`[A]`, weight of the anchor in its merged row; where it is 1 the anchor is kept as it is."""
+    """`[A]`, weight of the anchor in its merged row; where it is 1 the anchor is kept unchanged."""
     merged: Tensor
     """`[A, D]`, merged rows before rounding."""
 
 
 @dataclass
 class PruneResult:
-    """Pruned tokens and how they came about. Frames and flat indices (`frame * N + position`) are global."""
+    """Pruned tokens and all intermediate results. Frames and flat indices (`frame * N + position`) are global."""
 
     tokens: Tensor
     """`[F*K, D]` float64, before rounding to the input's dtype."""
@@ -174,7 +174,7 @@ def prune(
 
 
 def index_tensor(indices: Sequence[int]) -> Tensor:
-    """`indices` as int64, also where there are none."""
+    """`indices` as an int64 tensor, even if there are none."""
     return torch.tensor(indices, dtype=torch.int64)
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 def round_once(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Float64 `values` rounded to nearest even in `dtype`, with one rounding.
 
-    PyTorch converts float64 to a 16-bit format by way of float32, which rounds twice. Rounding to odd on the
-    way (an inexact float32 takes whichever neighbour has its last bit set) keeps what the second step needs.
+    PyTorch converts float64 to a 16-bit format through float32, which rounds twice. Here the first step rounds
+    to odd: an inexact value becomes the neighbouring float32 whose last bit is set. The second step then rounds
+    as it would from float64.
     """
     if dtype not in (torch.float16, torch.bfloat16):
         return values.to(dtype)

@@ -1,4 +1,4 @@
-"""Shared by all tests: the lane of those that run kernels, and versions that were not tested yet."""
+"""Shared by all tests: the plugin for tests that run kernels, and an option for untested versions."""
 
 import pytest
 

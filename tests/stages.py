@@ -1,9 +1,9 @@
 """Parity with the oracle, stage by stage (SPEC; the oracle is float64).
 
-A stage's result may differ from the oracle's only by what float32 arithmetic loses in that stage, so each one is
-judged on the previous stage's own output: distances within their error bound; density, score and anchors
-exactly from those distances; assignments exactly wherever the oracle's cosines differ by more than rounding; and
-merged rows from the assignments that were made.
+A stage's result may differ from the oracle's only by the error of float32 arithmetic in that stage. So each stage is
+checked on the previous stage's own output: distances within their error bound; density, score and anchors exactly,
+given those distances; assignments exactly wherever the oracle's cosines differ by more than rounding; and merged rows,
+given the assignments that were made.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ROUNDING = 2.0**-24
 DISTANCE_ERROR = 87 * ROUNDING
 # Cosines closer than this may be ordered either way by a float32 dot product.
 COSINE_MARGIN = 1e-6
-# Relative to the largest value that took part: float32 sums, and one rounding to the tokens' dtype.
+# Relative to the largest value in the sum: the error of float32 sums, and of one rounding to the tokens' dtype.
 SUM_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
 def check_plan(explanation: Explanation, oracle: reference.PruneResult) -> None:
-    """Segments and salient tokens are decided by exact arithmetic: no margin."""
+    """Segments and salient tokens must be equal, since exact arithmetic decides them."""
     assert [tuple(segment) for segment in explanation.segments.tolist()] == oracle.segments
     assert torch.equal(explanation.salient, oracle.salient)
     counts = [(record.frame, len(record.anchors)) for record in explanation.anchor_frames]
@@ -51,7 +51,7 @@ def check_distances(
 def check_anchors(
     record: AnchorFrame, distances: Tensor, candidates: Tensor, dim: int, num_neighbors: int, first_token: int
 ) -> None:
-    """Anchors exactly as the oracle picks them from the backend's own squared distances `[N, N]`."""
+    """Anchors must be those that the oracle selects from the backend's own squared distances `[N, N]`."""
     raw = distances[candidates][:, candidates].double()
     s = reference.mean_squared_neighbour_distance(raw, num_neighbors, dim)
     scores = reference.peak_scores(reference.squared_delta(raw, s), s, dim)
@@ -73,7 +73,7 @@ def check_assignment(
     got = similarity.gather(1, chosen[:, None])
     margin = cosine_margin * flat[record.joined].norm(dim=1, keepdim=True)
     assert ((chosen[:, None] == exact[:, None]) | (best - got <= margin)).all()
-    # Between equal anchors nothing is left to rounding.
+    # Of equal anchors a token must join the first, whatever the rounding.
     anchors = flat[record.anchors]
     has_earlier_twin = (anchors[:, None] == anchors[None, :]).all(2).tril(-1).any(1)
     assert not (has_earlier_twin[chosen] & best.squeeze(1).isfinite()).any()
@@ -116,10 +116,10 @@ def check_against_oracle(
     cosine_margin: float = COSINE_MARGIN,
     distance_error: float = DISTANCE_ERROR,
 ) -> None:
-    """All stages. `distances_of(tokens, frame)` gives the backend's squared distances `[N, N]` of a frame.
+    """Check all stages. `distances_of(tokens, frame)` gives the backend's squared distances `[N, N]` of a frame.
 
-    `check_peaks(record, distances, candidates)` judges density, score and anchors from those; without it the anchors
-    must be exactly the oracle's.
+    `check_peaks(record, distances, candidates)` checks density, score and anchors, given those distances. Without it
+    the anchors must be exactly those that the oracle selects from them.
     """
     oracle = reference.prune(tokens, attn, frame_features, cu_frames, **hyperparameters)
     check_plan(explanation, oracle)

@@ -1,1 +1,1 @@
-"""What is compared: our backends, the published forms rebuilt, and how far their results agree."""
+"""The implementations that benchmarks compare: our backends and the rebuilt published forms; and their agreement."""

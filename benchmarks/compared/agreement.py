@@ -1,4 +1,4 @@
-"""How far the result of one pruning agrees with another's: no arm is timed before this is known."""
+"""How far the results of two prunings agree. An arm is timed only after this check."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a backend must reach against the reference before its time means anything."""
+    """The agreement with the reference that a backend must reach before it is timed."""
 
     overlap: float
     relative_error: float
     close_rows: float
 
 
-# Only a near-tie that the two sum differently may fall the other way; it then changes what other anchors merge. The
-# relative errors allow for rounding a merged token to 24, 8 or 11 bits.
+# Indices may differ only at near ties, which depend on the order of sums; each also changes what other anchors merge.
+# The relative errors allow for rounding a merged token to 24, 8 or 11 bits.
 TOLERANCES = {
     "float32": Tolerance(overlap=0.995, relative_error=1e-4, close_rows=0.99),
     "bfloat16": Tolerance(overlap=0.995, relative_error=1e-2, close_rows=0.99),
@@ -28,12 +28,12 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """A result beside the one it is held against.
+    """A result compared with the reference.
 
     Attributes:
-        overlap: share of the reference's indices that the result kept too.
-        same_indices: both kept exactly the same.
-        close_rows: share of the commonly kept tokens that are equal up to the tolerance given.
+        overlap: share of the reference's indices that the result has too.
+        same_indices: whether both have exactly the same indices.
+        close_rows: share of the tokens kept by both that are equal within the tolerance.
     """
 
     overlap: float
@@ -46,8 +46,8 @@ def agreement(
 ) -> Agreement:
     """Compare `(tokens [T, D], indices [T])` with a reference; both list distinct indices in ascending order.
 
-    A token is close when the norm of the difference is at most `relative_tolerance` times the norm of the
-    reference's.
+    A token is close if the norm of its difference from the reference's token is at most `relative_tolerance` times the
+    norm of the latter.
     """
     tokens, indices = result
     reference_tokens, reference_indices = reference

@@ -1,4 +1,4 @@
-"""What is compared, each as a function of a call's inputs and hyperparameters."""
+"""The implementations that benchmarks compare, each as a function of a call's inputs and hyperparameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMPILED = "eager backend, torch.compile"
 LLAVA_VIDEO_FORM = "published, LLaVA-Video form"
 ONEVISION_FORM = "published, OneVision form"
 
-# Times the tokens of a frame, still far below the spacing, in any dtype, of attention that competes for a place.
+# Even times the tokens of a frame, this is far below the difference, in any dtype, of attention values that compete.
 _TIE_BREAK = 1e-14
 
 
@@ -42,9 +42,10 @@ def eager(case: Case) -> Arm:
 
 
 def matrix_products(case: Case) -> Arm:
-    """The eager backend's matrix products and nothing else: what no implementation with the same products undercuts.
+    """The eager backend's matrix products alone: a lower bound for any implementation with the same products.
 
-    The first run on some inputs is a whole one and notes the sizes; it gives the result. Operands are noise.
+    The first run on given inputs is a whole prune, which gives the result and the sizes of the products. Later runs
+    multiply noise of these sizes.
     """
     noted: dict[int, tuple[list[tuple[Tensor, Tensor]], Pruned]] = {}
     noise: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
@@ -76,7 +77,7 @@ def matrix_products(case: Case) -> Arm:
 
 
 def compiled(case: Case) -> Arm:
-    """The PyTorch backend's function under `torch.compile`; its products go through oneDNN, which is left as it is."""
+    """The PyTorch backend's function under `torch.compile`, except its products, which go through oneDNN uncompiled."""
     uncompiled = torch.compiler.disable(products.inner_products)
     starts = [number * case.frames for number in range(case.videos + 1)]
     function = torch.compile(fastvid_kernels.eager.prune)
@@ -92,7 +93,7 @@ def compiled(case: Case) -> Arm:
 
 
 def captured(runs: Sequence[Callable[[], Result]]) -> Callable[[], Result]:
-    """Replays a CUDA graph of some calls, one after the other; returns what the last of them returned."""
+    """A function that replays a CUDA graph of the calls, one after the other, and returns the last one's result."""
     for run in runs:
         run()
     torch.cuda.synchronize()
@@ -109,12 +110,12 @@ def captured(runs: Sequence[Callable[[], Result]]) -> Callable[[], Result]:
 
 
 def published_llava_video(case: Case) -> Arm:
-    """The published LLaVA-Video form; videos of a batch one after the other, as it must."""
+    """The published LLaVA-Video form, which can only take the videos of a batch one after the other."""
     return lambda inputs: _one_by_one(inputs, lambda video: llava_video_form(*video, **vars(case.config)))
 
 
 def published_onevision(case: Case) -> Arm:
-    """The published LLaVA-OneVision form; videos of a batch one after the other, as it must."""
+    """The published LLaVA-OneVision form, which can only take the videos of a batch one after the other."""
     return lambda inputs: _one_by_one(inputs, lambda video: onevision_form(*video, **vars(case.config)))
 
 
@@ -130,10 +131,11 @@ def _one_by_one(inputs: Inputs, prune: Callable[[tuple[Tensor, Tensor, Tensor]],
 
 
 def reference(case: Case, inputs: Inputs) -> Pruned:
-    """What an arm's result is held against, on the CPU.
+    """The result that those of the arms are compared with, on the CPU.
 
-    The published LLaVA-Video form in float32, its noise set to zero, written independently of our backends; where that
-    is too slow, the eager backend in float32, which is held against the former and the oracle at other sizes.
+    It is that of the published LLaVA-Video form in float32, without its noise, which was written independently of our
+    backends. Where that is too slow, it is that of the eager backend in float32, which is compared with the published
+    form and the oracle at other sizes.
     """
     tokens, attn, features, cu_frames = inputs
     if case.is_long:
@@ -143,9 +145,9 @@ def reference(case: Case, inputs: Inputs) -> Pruned:
 
 
 def without_accidents(attn: Tensor, frame_features: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention `[F, N]` and features `[F, G]` from which two accidents of rounding are taken, as SPEC does.
+    """Attention `[F, N]` and features `[F, G]` for which rounding and order of sorting decide nothing, as in SPEC.
 
-    Features go in as float64, which decides among near-equal cuts (section 1), and equal attention is told apart by an
-    index term far below its resolution (section 3).
+    Features become float64, which decides between nearly equal cuts (section 1). An index term far below its resolution
+    is subtracted from attention, so that ties go to the lower index (section 3).
     """
     return attn.double() - _TIE_BREAK * torch.arange(attn.shape[1]), frame_features.double()

@@ -1,9 +1,9 @@
 """The two published forms of FastVID, rebuilt as the baseline that speed claims are measured against.
 
 Written anew from the structure of the authors' release: the same large tensor operations in the same dtypes,
-the same Python loops, and the same points at which the host waits for the device. Nothing is tuned beyond the
-release, and nothing slowed down. What a language model needs around it (text, newline tokens, masks, rotary
-tables) is left out, which favours the baseline.
+the same Python loops, and the same points at which the host waits for the device. Nothing is made faster or
+slower than in the release. What a language model needs besides (text, newline tokens, masks, rotary tables) is
+left out, which favours the baseline.
 
 * `llava_video_form` computes SPEC sections 1-6, frame by frame inside segment by segment.
 * `onevision_form` is the parallelised variant: every frame's densities at once, then a loop over the
@@ -50,7 +50,7 @@ def llava_video_form(
     num_frames, tokens_per_frame, _ = tokens.shape
     kept_per_frame = int(tokens_per_frame * retention_ratio)
     cuts = _cuts(frame_features, min_segments, tau)
-    # As released, every cut is read from the device twice: as the end of a segment and before the next one.
+    # As in the release, every cut is read from the device twice: as a segment's end and before the next segment.
     lengths = [int(cuts[0].item()) + 1]
     lengths += [int(end.item() - start.item()) for start, end in pairwise(cuts)]
     lengths += [num_frames - 1 - int(cuts[-1].item())]
@@ -114,7 +114,7 @@ def onevision_form(
     candidate_index = frame * tokens_per_frame + candidate
     score = _density_score(candidate_tokens, num_neighbors, noise)
 
-    # Every frame is merged within itself, although only frames alone in their segment use the result.
+    # Every frame is merged within itself, although the result is used only for segments of one frame.
     peaks = score.topk(num_context, dim=-1).indices
     directions = candidate_tokens / candidate_tokens.norm(dim=-1, keepdim=True)
     merged = _merge_by_similarity(

@@ -1,1 +1,1 @@
-"""Kernels compiled for GPUs that are not there, and what compilers say of them: `make kernel-report`."""
+"""Kernels compiled for GPUs without having one, and reports of the compilers: `make kernel-report`."""

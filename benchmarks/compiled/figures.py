@@ -1,4 +1,4 @@
-"""What can be said of a compiled kernel without running it, and whether that has become worse."""
+"""Figures of a compiled kernel that need no run, and whether they have become worse."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _WIDE_LOAD = re.compile(r"\.(?:128|256)\b|UTMALDG|_dwordx4")
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one kernel on one target; instructions are counted in the code, not as often as they run.
+    """Figures of one kernel on one target. An instruction counts once, however often it would run.
 
     Attributes:
         resources: what a block and its threads need.
-        occupancy: how much of it a multiprocessor holds, at most.
+        occupancy: how many blocks and warps a multiprocessor holds, at most.
         matrix: matrix instructions by name.
         wide_loads: loads from global memory of 16 bytes a thread or more.
         narrow_loads: other loads from global memory.
@@ -40,7 +40,7 @@ class Figures:
 
     @classmethod
     def of(cls, compiled: Compiled, target: str) -> Figures:
-        """From the compiler's report and the machine's instructions."""
+        """The figures, from the compiler's report and the assembly."""
         loads = _LOAD.findall(compiled.assembly)
         wide = sum(bool(_WIDE_LOAD.search(load)) for load in loads)
         matrix = Counter(nvidia or amd for nvidia, amd in _MATRIX.findall(compiled.assembly))
@@ -59,7 +59,7 @@ class Figures:
 
 
 def worse(now: Figures, before: Figures) -> list[str]:
-    """What a kernel has lost, in words; empty if nothing. Better and merely different are no loss."""
+    """What has become worse, in words; empty if nothing. A figure that is better or merely different does not count."""
     losses = []
     if now.resources.spilled_bytes > before.resources.spilled_bytes:
         losses.append(f"spills {now.resources.spilled_bytes} bytes a thread")
@@ -73,7 +73,7 @@ def worse(now: Figures, before: Figures) -> list[str]:
         losses.append(f"shared memory {before.resources.shared_bytes} -> {now.resources.shared_bytes} bytes")
     if lost := sorted(set(before.matrix) - set(now.matrix)):
         losses.append(f"no longer uses {', '.join(lost)}")
-    # Another unrolling changes both counts one way; loads that became narrow move from one to the other.
+    # Another unrolling changes both counts in the same direction; loads that become narrow move from one to the other.
     became_narrow = now.wide_loads < before.wide_loads and now.narrow_loads > before.narrow_loads
     if became_narrow or (before.wide_loads > 0 and now.wide_loads == 0):
         losses.append(
@@ -85,11 +85,11 @@ def worse(now: Figures, before: Figures) -> list[str]:
 
 @dataclass(frozen=True)
 class Row:
-    """A kernel in all the situations for which every target's figures are the same.
+    """A kernel in all situations in which its figures are the same, on every target.
 
     Attributes:
         kernel: its name.
-        situations: as `str(Situation)` gives them.
+        situations: each as `str(Situation)`.
         figures: by target.
     """
 
@@ -100,21 +100,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """All kernels, and the compilers that made them what they are."""
+    """All kernels, and the versions of the compilers."""
 
     triton: str
     ptxas: dict[str, str]
     rows: Sequence[Row]
 
     def find(self, kernel: str, situation: str, target: str) -> Figures | None:
-        """The figures of a kernel, or None for what the report does not cover."""
+        """The figures of a kernel, or None if the report does not have them."""
         for row in self.rows:
             if row.kernel == kernel and situation in row.situations:
                 return row.figures.get(target)
         return None
 
     def write(self, path: Path) -> None:
-        """As JSON with a line for each kernel, situation list and target, so that a diff shows what changed."""
+        """Write JSON with a line for each kernel, situation list and target, so that a diff shows what changed."""
         rows = []
         for row in self.rows:
             figures = [f'"{target}": {json.dumps(one.to_json())}' for target, one in row.figures.items()]
@@ -125,7 +125,7 @@ class Report:
 
     @classmethod
     def read(cls, path: Path = BASELINE) -> Report:
-        """What `write` wrote."""
+        """Read what `write` wrote."""
         content = json.loads(path.read_text())
         rows = [
             Row(

@@ -1,6 +1,6 @@
-"""A GPU that is not there, for what Triton does on the host: compiled kernels that do nothing but note their arguments.
+"""A fake GPU, to measure what Triton does on the host: its compiled kernels only pass their arguments to a function.
 
-All between the package's call and the driver's launch is Triton's own code.
+Everything between the package's call and the driver's launch is Triton's own code.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from triton.runtime.jit import JITFunction
 from fastvid_kernels.kernels import pipeline
 
 STREAM = 7
-# Called with a kernel's name and all that reaches it.
+# Called with a kernel's name and the arguments of its launch.
 Note = Callable[..., object]
 
 
 class Driver:
-    """What Triton asks of the machine."""
+    """The part of a Triton driver that a launch uses."""
 
     def get_current_device(self) -> int:
         """The only one."""
@@ -39,7 +39,7 @@ class Driver:
 
 
 class Kernel(CompiledKernel):
-    """Compiled to nothing."""
+    """A compiled kernel without code."""
 
     def __init__(self, name: str, note: Note) -> None:
         self.name, self.module, self.src = name, None, None
@@ -52,7 +52,7 @@ class Kernel(CompiledKernel):
 
 @contextmanager
 def no_device(note: Note) -> Iterator[None]:
-    """Inside, launches reach `note`; no recipe and no compiled kernel is known from before, or kept for after."""
+    """Inside, launches call `note`. Recipes and compiled kernels are cached neither from before nor for later."""
     touched: list[JITFunction] = []
 
     def compile_to_nothing(self: JITFunction, key: str, *args: Any) -> Kernel:

@@ -1,4 +1,4 @@
-"""Launches recorded without data, and compiled for GPUs that are not there."""
+"""Launches recorded without data, and kernels compiled for a GPU without having one."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """Of the kernel."""
+        """The kernel's name."""
         return str(self.kernel.__name__)
 
 
 @contextmanager
 def recorded_launches() -> Iterator[list[Launch]]:
-    """Inside, kernels are recorded and not run."""
+    """Inside, launches are recorded and not run."""
     launches: list[Launch] = []
 
     def record(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -67,10 +67,10 @@ def record_call(
     backward: bool = False,
     **hyperparameters: Any,
 ) -> list[Launch]:
-    """The launches of one call as they are on the target, for tokens `[F, N, D]` on the meta device.
+    """The launches that one call makes on the target, for tokens `[F, N, D]` on the meta device.
 
-    `feature_channels` is None for the tokens' mean as feature; `videos` holds the frames of each video of a ragged
-    batch; `backward` asks for the launches of the backward pass instead.
+    With `feature_channels` None, the tokens' mean is the feature; `videos` holds the frames of each video of a ragged
+    batch; with `backward`, the launches are those of the backward pass.
     """
     frames, tokens_per_frame, channels = tokens.shape
     config = PruneConfig(**hyperparameters)
@@ -90,7 +90,7 @@ def record_call(
 
 @dataclass(frozen=True)
 class Specialisation:
-    """All that a compiled kernel depends on."""
+    """All that the compilation of a kernel depends on, besides its source."""
 
     signature: dict[str, str]
     constants: dict[tuple[int], Any]
@@ -99,7 +99,7 @@ class Specialisation:
 
 
 def specialise(launch: Launch, target: str) -> Specialisation:
-    """As Triton derives it from the arguments of a real launch: it looks at ones, multiples of 16, sizes."""
+    """The specialisation that Triton derives from a launch's arguments: from ones, multiples of 16, and sizes."""
     backend = backends["amd" if TARGETS[target].backend == "hip" else "nvidia"].compiler
     signature: dict[str, str] = {}
     constants: dict[tuple[int], Any] = {}
@@ -131,7 +131,7 @@ class Compiled:
     Attributes:
         resources: what it needs.
         code: its text by stage of the compiler ("ttir", "ptx", "amdgcn", ...).
-        cubin: the binary, where the target is NVIDIA's.
+        cubin: the binary, or None if the target is not NVIDIA's.
     """
 
     resources: Resources
@@ -140,7 +140,7 @@ class Compiled:
 
     @cached_property
     def assembly(self) -> str:
-        """The machine's own instructions."""
+        """The machine instructions as text."""
         return self.code["amdgcn"] if self.cubin is None else _on_cubin(self.cubin, "nvdisasm", "-c")
 
 
@@ -148,7 +148,7 @@ _compiled: dict[tuple[str, str, str], Compiled] = {}
 
 
 def compile_for(launch: Launch, target: str) -> Compiled:
-    """The kernel compiled as that launch would compile it on the target; once in a process for each distinct pair."""
+    """The kernel as the launch would compile it on the target; compiled once per process for equal specialisations."""
     specialisation = specialise(launch, target)
     key = (launch.kernel.cache_key, target, repr(specialisation))
     if key not in _compiled:
@@ -162,12 +162,12 @@ def compile_for(launch: Launch, target: str) -> Compiled:
 
 
 def _resources(kernel: Any) -> Resources:
-    """Read from the compiler's own report: ptxas, or the metadata of an AMD code object."""
+    """Resources as the compiler reports them: ptxas, or the metadata of an AMD code object."""
     metadata = kernel.metadata
     if "amdgcn" in kernel.asm:
         text = kernel.asm["amdgcn"]
         registers = int(_found(r"\.vgpr_count:\s+(\d+)", text))
-        # Scalar registers spill to lanes of vector registers; what reaches memory is the private segment.
+        # Scalar registers spill to lanes of vector registers, so the private segment is what spills to memory.
         spilled = int(_found(r"\.private_segment_fixed_size:\s+(\d+)", text))
     else:
         report = _on_cubin(kernel.asm["cubin"], "cuobjdump", "--dump-resource-usage")
@@ -180,7 +180,7 @@ def _resources(kernel: Any) -> Resources:
 
 
 def _on_cubin(binary: bytes, tool: str, *options: str) -> str:
-    """What a tool of Triton's copy of the CUDA toolkit prints of a binary."""
+    """The output of a CUDA tool that comes with Triton, for a binary."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(binary)
         cubin.flush()

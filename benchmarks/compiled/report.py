@@ -1,9 +1,9 @@
-"""Every kernel, compiled for GPUs that need not be there: what it needs of them, and what it makes of them.
+"""The resources, occupancy and instructions of every kernel, compiled for several GPUs without having one.
 
     python -m benchmarks.compiled.report
 
-Writes `benchmarks/results/kernels.json`, against which the tests hold the kernels, and `kernels.txt`, the same for
-people. Nothing here ran: registers, shared memory and instructions are the compiler's, occupancy is a bound.
+Writes `benchmarks/results/kernels.json`, with which tests compare the kernels, and `kernels.txt`, the same as a table.
+Nothing is run: registers, shared memory and instructions are what the compiler reports, and occupancy is a bound.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WIDTH = 170
 
 
 def figures_on(target: str) -> Found:
-    """Of every kernel in every situation; what is compiled alike is compiled once."""
+    """Figures of every kernel in every situation; equal specialisations are compiled once."""
     found: Found = {}
     for situation in SITUATIONS:
         for launch in situation.launches(target):
@@ -42,7 +42,7 @@ def figures_on(target: str) -> Found:
 
 
 def merge(found: dict[str, Found]) -> list[Row]:
-    """Rows from the figures of each target: situations that differ nowhere share one."""
+    """Rows from the figures of each target. Situations whose figures agree on all targets share a row."""
     alike: dict[tuple[str, str], list[Situation]] = {}
     for kernel, situation in next(iter(found.values())):
         everywhere = repr([one[kernel, situation] for one in found.values()])
@@ -56,7 +56,7 @@ def merge(found: dict[str, Found]) -> list[Row]:
 
 
 def make_report(jobs: int) -> Report:
-    """Compile everything, a target in each of `jobs` processes at a time."""
+    """Compile everything in `jobs` processes, each of which takes one target at a time."""
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = dict(zip(TARGETS, pool.map(figures_on, TARGETS), strict=True))
     ptxas = {name: get_ptxas(target.arch).version for name, target in TARGETS.items() if target.backend == "cuda"}
@@ -64,7 +64,7 @@ def make_report(jobs: int) -> Report:
 
 
 def describe(chosen: Sequence[Situation], among: Sequence[Situation]) -> str:
-    """What tells `chosen` from the rest, in the fewest words: values by facet, none where all are chosen alike."""
+    """The shortest text that tells `chosen` from the rest: values of their facets, except facets that do not matter."""
     texts = (" | ".join(_alternatives(chosen, among, facets)) for facets in permutations(among[0].facets))
     return min(texts, key=len) or "all"
 
@@ -73,7 +73,7 @@ def _alternatives(chosen: Sequence[Situation], among: Sequence[Situation], facet
     if not facets or len(chosen) == len(among):
         return []
     first, rest = facets[0], facets[1:]
-    # Values of the first facet by what they leave to say.
+    # Values of the first facet, by the text that describes the other facets for them.
     by_remainder: dict[str, list[str]] = {}
     for value in dict.fromkeys(one.facets[first] for one in chosen):
         here = [[one for one in group if one.facets[first] == value] for group in (chosen, among)]
@@ -89,7 +89,7 @@ def _alternatives(chosen: Sequence[Situation], among: Sequence[Situation], facet
 
 
 def cell(figures: Figures) -> str:
-    """Two lines: what is needed and what fits; what the instructions are."""
+    """Two lines: resources and occupancy; matrix instructions and loads."""
     resources, occupancy = figures.resources, figures.occupancy
     spill = f" SPILL {resources.spilled_bytes}" if resources.spilled_bytes else ""
     needs = f"{resources.registers}r {resources.shared_bytes / 1024:.0f}K {occupancy.warps}w{spill}"

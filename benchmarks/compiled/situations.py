@@ -1,4 +1,4 @@
-"""Calls as production makes them: what of their sizes and arguments makes kernels differ."""
+"""Typical calls in production, which differ in the sizes and arguments that kernels are compiled for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Situation:
 
     @property
     def facets(self) -> dict[str, str]:
-        """What it is, for people, by what could be different."""
+        """The properties in which situations differ, as text, by name."""
         return {
             "dtype": self.dtype,
             "size": f"{self.frames}x{self.tokens_per_frame}",
@@ -53,7 +53,7 @@ class Situation:
         return "-".join(parts)
 
     def launches(self, target: str) -> list[Launch]:
-        """The launches of the call on a target, and what its backward pass launches beside these: its last."""
+        """The launches of the call on a target, and the last one of its backward pass, which no forward pass makes."""
         forward, backward = (
             record_call(
                 target,
@@ -82,7 +82,7 @@ SITUATIONS = [
     Situation(8, 1024, dtype="fp32"),
     Situation(8, 1024, dtype="fp32", features=False),
 ]
-# Of these, what the compiler sees most differently.
+# The situations among these that differ most for the compiler.
 CORE = [
     Situation(32, 196),
     Situation(32, 196, features=False),

@@ -1,10 +1,10 @@
-"""The GPUs that kernels are compiled for, and how many blocks of a kernel one of their multiprocessors holds."""
+"""The GPUs that kernels are compiled for, and how many blocks of a kernel a multiprocessor of each holds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Of both vendors: four schedulers, each with 512 registers for every lane of a warp, handed out by eights.
+# For both vendors: four schedulers, each with 512 registers for every lane of a warp, allocated in units of eight.
 _SCHEDULERS = 4
 _REGISTERS_PER_LANE = 512
 _REGISTER_UNIT = 8
@@ -15,11 +15,11 @@ class Resources:
     """What a compiled kernel asks of a multiprocessor.
 
     Attributes:
-        registers: of a thread.
-        spilled_bytes: of a thread, what does not fit its registers and goes to memory.
-        shared_bytes: of a block.
-        warps: of a block.
-        tensor_columns: of a block, in the tensor memory of Blackwell.
+        registers: per thread.
+        spilled_bytes: per thread, what does not fit in registers and goes to memory.
+        shared_bytes: per block.
+        warps: per block.
+        tensor_columns: per block, in the tensor memory of Blackwell.
     """
 
     registers: int
@@ -31,7 +31,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """How much of a kernel one multiprocessor holds at a time, at most, and which of its limits says so."""
+    """How many blocks and warps of a kernel one multiprocessor holds at a time, at most, and which limit decides."""
 
     blocks: int
     warps: int
@@ -46,13 +46,13 @@ class Target:
         backend: Triton's name of the vendor's backend.
         arch: Triton's name of the architecture.
         warp_size: threads of a warp.
-        warps: most that are resident.
-        blocks: most that are resident.
-        shared_bytes: of all resident blocks together.
-        block_shared_bytes: most that one block can have.
-        shared_overhead: what the system takes of it for each block.
-        shared_unit: what it is handed out by.
-        tensor_columns: of tensor memory, 0 where there is none.
+        warps: the most that can be resident.
+        blocks: the most that can be resident.
+        shared_bytes: shared memory for all resident blocks together.
+        block_shared_bytes: the most shared memory that one block can have.
+        shared_overhead: shared memory that the system takes for each block.
+        shared_unit: the unit in which shared memory is allocated.
+        tensor_columns: columns of tensor memory, 0 if there is none.
     """
 
     backend: str
@@ -67,7 +67,7 @@ class Target:
     tensor_columns: int = 0
 
     def occupancy(self, resources: Resources) -> Occupancy:
-        """Blocks that fit at once: the least of what each resource allows; of equals, the first named here."""
+        """Blocks that fit at once: the least that any resource allows; of equal ones, the first below is named."""
         registers = _round_up(max(resources.registers, 1), _REGISTER_UNIT)
         shared = _round_up(resources.shared_bytes + self.shared_overhead, self.shared_unit)
         blocks = {
@@ -83,7 +83,7 @@ class Target:
 
 
 def _nvidia(arch: int, *, warps: int, blocks: int, shared_kb: int, tensor_columns: int = 0) -> Target:
-    # One block can have all but what the system takes for it: 1 KB.
+    # One block can have all except the 1 KB that the system takes for it.
     return Target(
         backend="cuda",
         arch=arch,

@@ -1,1 +1,1 @@
-"""All that a GPU has to show: `make gpu`."""
+"""All tests and measurements that need a GPU: `make gpu`."""

@@ -1,9 +1,9 @@
-"""The tests that need CUDA, with what a bare machine has: torch with Triton, numpy, pytest.
+"""Runs the tests that need CUDA, on a machine with no more than torch with Triton, numpy and pytest.
 
     PYTHONPATH=. python -m benchmarks.gpu.cuda_tests [--dry-run]
 
-Compiling takes most of their time: with pytest-xdist it is spread over the cores. Tests that a GPU should have run and
-did not are no success; `--dry-run` only asks that they are collected, and skip themselves.
+Compiling takes most of their time; with pytest-xdist it is spread over the cores. It is a failure if all tests are
+skipped. With `--dry-run` the tests need only be collected, and skip themselves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 import torch
 
 ROOT = Path(__file__).parents[2]
-# Each holds a CUDA context and inputs of its own.
+# Each process holds a CUDA context and inputs of its own.
 _MOST_PROCESSES = 16
 
 

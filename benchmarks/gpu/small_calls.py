@@ -1,4 +1,4 @@
-"""Small calls of the kernels, of every sort, for tools that watch each memory access.
+"""Small calls of all kinds to the kernels, for tools that check each memory access.
 
 compute-sanitizer --tool memcheck python -m benchmarks.gpu.small_calls
 """
@@ -19,7 +19,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run them all; what they compute is tested elsewhere."""
+    """Run them all; other tests check their results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.small_calls")
     parser.add_argument("--device", default="cuda")
     device = torch.device(parser.parse_args(arguments).device)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for features in (None, torch.randn(sum(frames), 20, generator=generator)):
                 moved = (None if one is None else one.to(device) for one in (attn, features, cu_frames))
                 fastvid_kernels.prune(
-                    # Without anchors too: kernels then get arrays of nothing.
+                    # Without anchors too: some arrays of the kernels are then empty.
                     tokens.to(device, dtype),
                     *moved,
                     retention_ratio=0.3,

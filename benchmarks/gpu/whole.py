@@ -1,19 +1,19 @@
-"""All that a GPU has to show, in one command: `make gpu`.
+"""All tests and measurements that need a GPU, in one command: `make gpu`.
 
     PYTHONPATH=. python -m benchmarks.gpu.whole --output FOLDER [--only PART ...]
 
-Its parts run one after the other, each in a process of its own and within its own time, and each also alone:
+Its parts run one after the other, each in a process of its own with its own time limit; `--only` runs some of them:
 
 - tests: those that need CUDA: parity with the oracle, determinism, sync detection, graph capture, compilation;
-- calls: small calls, which leave compiled kernels behind for the two that follow;
-- memcheck, racecheck: the same under compute-sanitizer;
+- calls: small calls, which fill the cache of compiled kernels for the next two parts;
+- memcheck, racecheck: the same calls under compute-sanitizer;
 - bench: the microbenchmarks and their report; cases for which no time is left are skipped;
-- model: what the scaling model predicts, beside what was measured;
-- compiled: the arm of `torch.compile`, whose compiling takes as long as all else;
+- model: times that the scaling model predicts, beside those measured;
+- compiled: the arm of `torch.compile`, whose compilation takes as long as everything else;
 - llava: a LLaVA-OneVision of 7 billion random weights on a synthetic video, with pruning and without.
 
-What a part printed is in FOLDER/PART.log. The summary comes last: a part passed, failed, was cut off by its limit, or
-was not shown, because a tool it needs is absent. `--dry-run` takes the same way on the CPU, small.
+The output of a part is in FOLDER/PART.log. The summary comes last: a part passed, failed, was cut off by its limit, or
+was not shown because a tool that it needs is absent. `--dry-run` runs the same steps on the CPU, with small inputs.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from benchmarks.measured.machine import describe_gpu, describe_machine
 ROOT = Path(__file__).parents[2]
 SANITIZER = "compute-sanitizer"
 _LAST_LINES = 4000
-# The report, and the case that is running when the time is up, come on top.
+# The report, and the case that is running when this time is up, take further time.
 _BENCH_SECONDS = 85
 _COMPILED = "torch.compile"
-# The allocator's own blocks would hide what is read or written beyond a tensor.
+# PyTorch's caching allocator would hide accesses beyond the end of a tensor.
 _EXACT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of the things to show.
+    """One part of `make gpu`.
 
     Attributes:
-        name: of the part.
-        commands: run in order, also after one that failed: what was measured until then is worth a report.
-        limit_seconds: of all of them.
-        tool: a program without which nothing can be shown.
-        environment: variables of theirs.
+        name: name of the part.
+        commands: run in order, even after one fails, so that what was measured until then is reported.
+        limit_seconds: time limit for all commands together.
+        tool: a program that the part needs.
+        environment: environment variables of the commands.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a part: "passed", "failed", "cut off" or "not shown", and why."""
+    """The outcome of a part: "passed", "failed", "cut off" or "not shown", and why."""
 
     part: str
     result: str
@@ -75,7 +75,7 @@ class Outcome:
 
 
 def parts(folder: Path, dry_run: bool) -> list[Part]:
-    """All of them, in order; 9 minutes at the most."""
+    """All parts in order; they take 9 minutes at most."""
     python = (sys.executable, "-m")
     sanitizer = (SANITIZER, "--target-processes", "application-only", "--error-exitcode", "9", "--tool")
     small_calls = (*python, "benchmarks.gpu.small_calls", "--device", "cpu" if dry_run else "cuda")
@@ -90,7 +90,7 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
 
     whole, stages = "benchmarks/measured/bench_prune.py", "benchmarks/measured/bench_stages.py"
     tests = (*python, "benchmarks.gpu.cuda_tests", *(("--dry-run",) if dry_run else ()))
-    # What a dry run takes is no measurement to set a prediction beside.
+    # A dry run measures nothing that a prediction could be compared with.
     model = (*python, "benchmarks.model", *(() if dry_run else ("--measured", str(folder / "bench.json"))))
     llava = (*python, "benchmarks.in_models.llava", "--output", str(folder / "llava.json"))
     return [
@@ -105,7 +105,7 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
 
 
 def run(part: Part, folder: Path) -> Outcome:
-    """Run a part, printing what it prints."""
+    """Run a part and print its output."""
     if part.tool is not None and shutil.which(part.tool) is None:
         return Outcome(part.name, "not shown", f"{part.tool} is not on this machine", 0.0)
     start = time.monotonic()
@@ -127,7 +127,7 @@ def run(part: Part, folder: Path) -> Outcome:
 
 
 def _run(command: Sequence[str], log: TextIO, part: Part, seconds: float) -> int:
-    """The exit status; what outlives its time is stopped with all that it started."""
+    """Run a command and return its exit status; after `seconds` it is killed, with all processes that it started."""
     environment = {**os.environ, **part.environment}
     started = subprocess.Popen(
         command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True

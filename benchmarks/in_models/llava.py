@@ -1,9 +1,9 @@
-"""What pruning saves a LLaVA-OneVision-7B: the architecture with random weights, on a synthetic video.
+"""What pruning saves in LLaVA-OneVision-7B: the architecture with random weights, on a synthetic video.
 
     PYTHONPATH=. python -m benchmarks.in_models.llava --output llava.json
 
-It is `fastvid run --random-weights 7b --video synthetic`, for machines without that command's dependencies. Beside it
-stands what the paper's Table 5 reports for the real weights on an A100: prefill 476.3 -> 67.2 ms (7.1x), 6272 -> 608
+This is `fastvid run --random-weights 7b --video synthetic`, for machines without that command's dependencies. For
+comparison, the paper's Table 5 reports, for the real weights on an A100, prefill 476.3 -> 67.2 ms (7.1x), 6272 -> 608
 tokens.
 """
 

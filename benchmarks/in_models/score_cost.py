@@ -1,8 +1,8 @@
-"""What attention from a tower's last block costs, beside that block.
+"""The cost of computing attention scores from a vision tower's last block, relative to that block.
 
     python -m benchmarks.in_models.score_cost [--patches 1024] [--frames 8] [--device cuda]
 
-Of the size of Qwen2.5-VL's vision tower (1,280 channels, 16 heads), in bfloat16 on a GPU and float32 on a CPU.
+The block has the size of Qwen2.5-VL's (1,280 channels, 16 heads), in bfloat16 on a GPU and float32 on a CPU.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 @torch.inference_mode()
 def seconds(frames: int, patches: int, device: torch.device, least: float = 2.0) -> dict[str, float]:
-    """Medians by name, of runs that take `least` seconds each."""
+    """Median times by name; each is measured for `least` seconds."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.manual_seed(0)
     block = Block().to(device, dtype)

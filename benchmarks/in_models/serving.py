@@ -1,10 +1,10 @@
 """`make bench-vllm`: requests a second and time to the first token, served by vLLM, pruned and not, side by side.
 
-A LLaVA-OneVision with random weights whose parts are to each other as in the 7B model: for each frame, its language
-model has 3.4 times the products of its tower and projector (4.2 there). Videos are new in every round, so that no cache
-helps, and all requests of a round come at the same moment.
-An arm is an engine in this process; the arms take turns, round by round. They compute in one thread: with more, what
-else the machine does would hold all of them up at every barrier.
+The model is a small LLaVA-OneVision with random weights and about the proportions of the 7B model: for each frame, its
+language model does 3.4 times the multiplications of its tower and projector (4.2 in the 7B model). Videos are new in
+every round, so that no cache helps, and all requests of a round arrive at the same moment.
+An arm is an engine in this process; the arms take turns, round by round. Each computes in one thread: with more, other
+load on the machine would delay all threads at every barrier.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ FRAMES = 32
 WORDS = 24
 NEW = 16
 TOGETHER = {1: 9, 8: 5, 32: 3}
-"""Requests at once: rounds that count."""
+"""By number of simultaneous requests, the number of rounds that are measured."""
 PRUNED = {"video_pruning_rate": 0.9, "video_pruning_method": "fastvid"}
 ARMS: dict[str, dict[str, Any]] = {
     "unpruned": {},
     "pruned": PRUNED,
-    # A step holds so many short prompts that all their videos are encoded before anyone gets a token.
+    # With the default, a step takes so many short prompts that all their videos are encoded before any first token.
     "pruned, steps of 512": PRUNED | {"max_num_batched_tokens": 512},
 }
-"""Of vLLM; a step takes 2,048 tokens if nothing else is said."""
+"""Arguments of vLLM; by default a step takes 2,048 tokens."""
 VISION = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 4}
 TEXT = {
     "hidden_size": 1024,
@@ -52,13 +52,13 @@ TEXT = {
 
 @dataclass(frozen=True)
 class Round:
-    """Of some requests that came at once.
+    """Times of some simultaneous requests.
 
     Attributes:
-        seconds: until the last had its last token.
-        first_tokens: seconds until each had its first, in no order.
-        in_encoder: seconds spent on the videos, in the tower and in what prunes.
-        prompt: tokens of a request's prompt, as the language model has it.
+        seconds: until the last request had its last token.
+        first_tokens: seconds until each request had its first token, in no particular order.
+        in_encoder: seconds spent on the videos, in the tower and in pruning.
+        prompt: tokens of a request's prompt, as the language model receives it.
     """
 
     seconds: float
@@ -69,17 +69,17 @@ class Round:
 
 @dataclass(frozen=True)
 class Row:
-    """Of an arm with some requests at once: medians over the rounds; of first tokens, over all requests of all rounds.
+    """Results of an arm with some simultaneous requests.
 
     Attributes:
         arm: a key of `ARMS`.
-        together: requests at once.
-        rounds: that counted.
+        together: number of simultaneous requests.
+        rounds: number of rounds measured.
         requests_a_second: median over the rounds.
-        slowest, fastest: of the same, over the rounds.
-        first_token: seconds.
-        soonest: seconds until anyone had a token, median over the rounds.
-        encoder: seconds a request in the tower and in what prunes.
+        slowest, fastest: requests a second of the slowest and the fastest round.
+        first_token: seconds until a request's first token, median over all requests of all rounds.
+        soonest: seconds until the first token of any request, median over the rounds.
+        encoder: seconds per request in the tower and in pruning, median over the rounds.
         prompt: tokens of a prompt.
     """
 
@@ -96,7 +96,7 @@ class Row:
 
     @classmethod
     def of(cls, arm: str, together: int, rounds: list[Round]) -> Row:
-        """Sum up."""
+        """The results of some rounds."""
         rates = [together / one.seconds for one in rounds]
         return cls(
             arm=arm,
@@ -117,7 +117,7 @@ class Arm:
 
     Args:
         running: the engine, in this process.
-        request: from a number to a prompt that no other number has.
+        request: maps a number to a prompt; no two numbers give the same.
     """
 
     def __init__(self, running: engine.Engine, request: Callable[[int], Any]) -> None:
@@ -139,13 +139,13 @@ class Arm:
         model.embed_multimodal = watched
 
     def run(self, first: int, together: int) -> Round:
-        """Ask for requests `first`, `first + 1`, ... at once, with greedy answers of `NEW` tokens."""
+        """Send requests `first`, `first + 1`, ... at once, with greedy answers of `NEW` tokens."""
         from vllm import SamplingParams
 
         prompts = [self._request(number) for number in range(first, first + together)]
         greedy = SamplingParams(max_tokens=NEW, temperature=0, ignore_eos=True)
         self._in_encoder = 0.0
-        # The engine's own clock, by which it notes first tokens.
+        # The clock by which the engine records first tokens.
         start = time.monotonic()
         outputs = self._llm.generate(prompts, greedy, use_tqdm=False)
         seconds = time.monotonic() - start
@@ -155,7 +155,7 @@ class Arm:
 
 @contextlib.contextmanager
 def arms() -> Iterator[dict[str, Arm]]:
-    """An engine for each."""
+    """An engine for each arm."""
 
     def request(number: int) -> dict[str, Any]:
         words = [1 + one % 99 for one in tiny.words(number, WORDS)]
@@ -181,7 +181,7 @@ def arms() -> Iterator[dict[str, Arm]]:
 
 
 def measure() -> list[Row]:
-    """All arms; one round of each kind comes first that does not count."""
+    """All arms, after one round of each kind that does not count."""
     rows = []
     number = 0
     with arms() as found:
@@ -197,7 +197,7 @@ def measure() -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """For people; the ratio is to the first arm with as many requests at once."""
+    """A readable table; ratios are to the first arm with as many simultaneous requests."""
     lines = [
         f"{'at once':>7}  {'arm':<21}{'prompt':>6} {'rounds':>6} {'requests/s (from - to)':>23} {'ratio':>6} "
         f"{'first token':>11} {'ratio':>6} {'soonest':>8} {'video, each':>11}"
@@ -218,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/serving"))
     output = parser.parse_args().output
-    # Before vLLM is imported; and before the load is our own.
+    # Before vLLM is imported, and before this process loads the machine.
     os.environ |= engine.ENVIRONMENT | {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     torch.set_num_threads(1)
     machine = describe_machine()

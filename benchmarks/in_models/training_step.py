@@ -2,9 +2,9 @@
 
     python -m benchmarks.in_models.training_step
 
-A small LLaVA-OneVision with random weights and one video of 32 frames, which it takes for 1,568 tokens and prunes to a
-tenth. Each arm is a process of its own, since a process's peak never falls; what it held before the first step (the
-weights, the libraries) is taken off.
+A small LLaVA-OneVision with random weights gets one video of 32 frames, whose 1,568 tokens are pruned to a tenth. Each
+arm is a process of its own, since the peak memory of a process never falls; the memory in use before the first step
+(weights, libraries) is subtracted.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def small_model() -> Any:
 
 
 def peak_megabytes() -> float:
-    """Of this process, so far."""
+    """Peak memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

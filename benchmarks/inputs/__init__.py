@@ -1,1 +1,1 @@
-"""Inputs like video, and the cases that are measured."""
+"""Synthetic inputs that resemble video, and the cases that are measured."""

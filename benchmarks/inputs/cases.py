@@ -1,4 +1,4 @@
-"""What is measured: sizes of OneVision and LLaVA-Video, kinds of video, ragged batches, long videos."""
+"""The cases that are measured: sizes of OneVision and LLaVA-Video, kinds of video, ragged batches, long videos."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
     cu_frames: Tensor | None
 
     def to(self, device: torch.device) -> Inputs:
-        """The same on a device."""
+        """The same inputs on a device."""
         return Inputs(*(None if one is None else one.to(device) for one in self))
 
 
@@ -31,12 +31,12 @@ class Case:
     """A call of the operator.
 
     Attributes:
-        frames: of each video.
+        frames: F of each video.
         tokens_per_frame: N.
         retention_ratio: R.
         video: the kind of video, one of `PRESETS`.
-        videos: how many of them go through one call.
-        dtype: of everything.
+        videos: the number of videos in one call.
+        dtype: dtype of all inputs.
         channels: D.
     """
 
@@ -60,26 +60,26 @@ class Case:
 
     @property
     def token_bytes(self) -> int:
-        """Of all tokens."""
+        """Bytes of all tokens."""
         itemsize = getattr(torch, self.dtype).itemsize
         return self.videos * self.frames * self.tokens_per_frame * self.channels * int(itemsize)
 
     @property
     def least_bytes(self) -> int:
-        """What any implementation must move: every token read once, every kept token written once."""
+        """Bytes that any implementation must move: it reads every token once and writes every kept token once."""
         return self.token_bytes + self.token_bytes * self.config.kept_per_frame(self.tokens_per_frame) // (
             self.tokens_per_frame
         )
 
     @property
     def is_long(self) -> bool:
-        """Whether the published forms, and checks that are slow, are out of the question."""
+        """Whether the case is too long for the published forms and for slow checks."""
         return self.videos * self.frames > 64
 
 
 @lru_cache(maxsize=2)
 def inputs_of(case: Case, count: int) -> list[Inputs]:
-    """Several sets of inputs on the CPU, so that a cache that has seen one does not know the next."""
+    """Several sets of inputs on the CPU, to be used in turn, so that a call does not find its inputs in the cache."""
     return [_inputs(case, seed) for seed in range(count)]
 
 

@@ -1,8 +1,8 @@
 """Synthetic inputs that look like video to the operator: shots, smooth scenes, slow motion, sensor noise.
 
-Random tokens would flatter or punish arms at will: no segment would be longer than chance, no token would
-have a close neighbour, and attention would be flat. Here a shot is one scene under a slowly moving camera, so
-that segments, density peaks and merges have something to find.
+With random tokens the comparison of arms would mean little: segments would be as long as chance has it, no token would
+have a close neighbour, and attention would be flat. Here a shot is one scene under a slowly moving camera, so that
+there are segments, density peaks and tokens to merge.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _CANVAS = 7  # control points of a pattern along each side; a frame shows the mi
 _MARGIN = 0.7  # share of the canvas, from its centre, that a frame shows before the camera moves
 _PEAKINESS = 2.0  # standard deviation of the attention's logits
 _SHARED_APPEARANCE = 0.5  # expected cosine of two different shots' features
-_MEAN_TOKEN = 0.3  # weight of what all tokens of a video have in common, beside scenes of unit variance
+_MEAN_TOKEN = 0.3  # weight of a vector that all tokens of a video share, relative to scenes of unit variance
 
 
 class Video(NamedTuple):
@@ -31,7 +31,7 @@ class Video(NamedTuple):
 
 @dataclass(frozen=True)
 class Preset:
-    """What a kind of video is like; the fields are arguments of `synthetic_video`."""
+    """A kind of video; the fields are arguments of `synthetic_video`."""
 
     shots: int
     drift: float
@@ -64,11 +64,10 @@ def synthetic_video(
     the CPU, then converted.
 
     Args:
-        shots: number of shots, 1 to `frames`. drift: motion from frame to frame; the camera moves by at most
-        about this share of a scene's detail, and
+        shots: number of shots, 1 to `frames`.
+        drift: motion from frame to frame; the camera moves by at most about this share of a scene's detail, and
             consecutive features of a shot have a cosine of about `1 - drift²/2` or more.
-        noise: standard deviation of the noise of every channel of every token, beside scenes of unit
-        variance.
+        noise: standard deviation of the noise in every channel of every token, relative to scenes of unit variance.
 
     Returns:
         `tokens [F, N, D]`, `attn [F, N]` (positive, each frame sums to 1) and `frame_features [F,
@@ -109,7 +108,7 @@ def preset_video(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Video:
-    """`synthetic_video` of a kind named in `PRESETS`, with one shot a frame if it is too short for more."""
+    """`synthetic_video` of a kind in `PRESETS`, with one shot a frame if it has fewer frames than shots."""
     kind = PRESETS[preset]
     return synthetic_video(
         frames,
@@ -143,7 +142,7 @@ def _moving_patterns(motion: Tensor, tokens_per_frame: int, generator: torch.Gen
     heading = F.normalize(torch.randn(2, generator=generator), dim=0)
     control_spacing = 2 / (_CANVAS - 1)
     shift = motion.cumsum(0)[:, None, None, None] * control_spacing * heading
-    # Reflection: a camera that leaves the canvas turns back, so that long shots never run out of scene.
+    # The camera is reflected at the edge of the canvas, so that long shots never leave the scene.
     seen = F.grid_sample(
         canvas.expand(len(motion), -1, -1, -1),
         view + shift,
@@ -155,14 +154,14 @@ def _moving_patterns(motion: Tensor, tokens_per_frame: int, generator: torch.Gen
 
 
 def _attention(saliency: Tensor, generator: torch.Generator) -> Tensor:
-    """Peaky attention `[L, N]`: the scene's smooth saliency, with some grain of its own in every frame."""
+    """Attention `[L, N]` with peaks: the scene's smooth saliency, with noise that differs from frame to frame."""
     grain = torch.randn(saliency.shape, generator=generator)
     logits = 0.9 * saliency / saliency.std() + 0.3 * grain
     return (_PEAKINESS * logits).softmax(dim=-1)
 
 
 def _features(motion: Tensor, shared_appearance: Tensor, generator: torch.Generator) -> Tensor:
-    """Features `[L, G]` that wander on from a shot's own direction, farther where there is more motion."""
+    """Features `[L, G]` that drift from a shot's own direction, faster where there is more motion."""
     feature_dim = len(shared_appearance)
     own = torch.randn(feature_dim, generator=generator)
     first = sqrt(_SHARED_APPEARANCE) * shared_appearance + sqrt(1 - _SHARED_APPEARANCE) * own

@@ -1,1 +1,1 @@
-"""The operator measured: `make bench`, memory, and what a call costs the host."""
+"""Measurements of the operator: `make bench`, memory, and host time of a call."""

@@ -1,6 +1,6 @@
-"""The whole operator, beside what people would use otherwise. `make bench` runs it.
+"""Benchmarks of the whole operator and of the alternatives to it. `make bench` runs them.
 
-An arm is timed only after its results, on all sets of inputs, agree with `arms.reference`; sets take turns.
+An arm is timed only after its results agree with `arms.reference` on all sets of inputs; calls use the sets in turn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.measured.device import demands
 ON_CUDA = (arms.KERNELS, arms.GRAPH)
 OURS = (arms.EAGER,)
 PUBLISHED = (arms.LLAVA_VIDEO_FORM, arms.ONEVISION_FORM)
-# Compiling takes minutes a case: one stands for all.
+# Compiling takes minutes a case, so only one case is compiled.
 COMPILED_CASES = (TYPICAL[1], TINY[0])
 REPLAYS = 8
 _MAKE = {
@@ -55,14 +55,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def sets_for(case: Case, device: torch.device) -> int:
-    """Inputs that take turns; a long video alone is larger than any cache."""
+    """Number of sets of inputs used in turn: one for a long video, which is larger than any cache."""
     if case.is_long:
         return 1
     return 4 if device.type == "cuda" else 2
 
 
 def rounds_for(case: Case, arm: str, device: torch.device) -> int:
-    """Many where a call is short; two where it takes a minute."""
+    """Number of rounds: many for short calls, two for calls of a minute."""
     if device.type == "cuda":
         return 100 if arm in ON_CUDA else 20
     if case.frames > 512:
@@ -98,17 +98,17 @@ def test_prune(benchmark: Any, case: Case, arm: str, device: torch.device, measu
         runs = [arms.captured([one]) for one in runs]
     overlap = check(case, arm, runs)
     turns = cycle(runs)
-    # A replay is as short as the host's way back from a wait: several of them between two readings.
+    # A replay takes no longer than the host takes to resume after a wait, so several are timed together.
     calls = REPLAYS if arm == arms.GRAPH else 1
 
     def target() -> None:
         for _ in range(calls):
             next(turns)()
 
-    # The check has run all of them once: a GPU's clocks want more.
+    # The check has run each of them once, but a GPU needs more to raise its clocks.
     warmup_rounds = 2 * len(runs) if device.type == "cuda" else 0
     benchmark.pedantic(target, rounds=rounds_for(case, arm, device), warmup_rounds=warmup_rounds)
-    # Watching a call may slow down the next.
+    # After the timing, since profiling a call may slow down later ones.
     benchmark.extra_info |= {
         "case": asdict(case),
         "arm": arm,

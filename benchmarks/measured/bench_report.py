@@ -1,8 +1,8 @@
-"""What `make bench` measured, for people: a table, a lean JSON, and plots.
+"""The report of `make bench`: a table, a small JSON file, and plots.
 
     python -m benchmarks.measured.bench_report RAW.json --output benchmarks/results/cpu
 
-RAW.json is pytest-benchmark's. Written are OUTPUT.json, OUTPUT.txt, OUTPUT-frames.png and OUTPUT-stages.png.
+RAW.json comes from pytest-benchmark. Writes OUTPUT.json, OUTPUT.txt, OUTPUT-frames.png and OUTPUT-stages.png.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WIDTH = 170
 
 @dataclass(frozen=True)
 class Row:
-    """One arm or stage in one case, milliseconds a call; what a device cannot tell is None."""
+    """One arm or stage in one case, in milliseconds a call; None where a device gives no figure."""
 
     case: Case
     arm: str
@@ -45,7 +45,7 @@ class Row:
 
     @classmethod
     def of(cls, benchmark: dict[str, Any]) -> Row:
-        """From pytest-benchmark's record."""
+        """The row of one of pytest-benchmark's records."""
         info, stats = benchmark["extra_info"], benchmark["stats"]
         spread = Spread.of([1e3 * seconds / info["calls"] for seconds in stats["data"]])
         row = {"case": Case(**info["case"]), "arm": info["arm"], "stage": info.get("stage"), "milliseconds": spread}
@@ -74,7 +74,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 def whole_table(rows: Sequence[Row]) -> Table:
     """All arms of all cases; ratios are to the first arm of a case, and to the eager backend's matrix products alone.
 
-    What the device cannot tell has no column.
+    Figures that the device does not give have no column.
     """
     rows = [row for row in rows if row.stage is None]
     columns = {heading: cell for heading, cell in _COLUMNS.items() if any(cell(row) for row in rows)}
@@ -98,7 +98,7 @@ def whole_table(rows: Sequence[Row]) -> Table:
 
 
 def stage_table(rows: Sequence[Row]) -> Table:
-    """Stages of the cases that were taken apart."""
+    """The stages, of the cases in which they were measured."""
     table = Table(title="milliseconds a stage", title_justify="left")
     for heading in ("case", "stage"):
         table.add_column(heading)
@@ -112,7 +112,7 @@ def stage_table(rows: Sequence[Row]) -> Table:
 
 
 def plot_frames(rows: Sequence[Row], copy_rate: float, path: Path) -> None:
-    """Time against frames, both logarithmic, with the floor: the least that must be moved, at the copy rate."""
+    """Time against frames, both logarithmic, with a lower bound: the bytes that must be moved, at the copy rate."""
     from matplotlib.figure import Figure
 
     lengths = [Case(*ONEVISION), *LONG]

@@ -28,7 +28,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def kernel_stages(case: Case, inputs: Inputs) -> dict[str, Callable[[], object]]:
-    """Launches of a call that has run: each works on what the ones before it left in the scratch."""
+    """The launches of a call that has run; each uses the results of the earlier ones in the scratch."""
     from fastvid_kernels.kernels import pipeline
 
     call = pipeline.prepare(*inputs, case.config)
@@ -37,7 +37,7 @@ def kernel_stages(case: Case, inputs: Inputs) -> dict[str, Callable[[], object]]
 
 
 def eager_stages(case: Case, inputs: Inputs) -> dict[str, Callable[[], object]]:
-    """Steps of the eager backend, each on what the ones before it gave."""
+    """The steps of the eager backend, each on the results of the earlier ones."""
     from fastvid_kernels.eager import pipeline
     from fastvid_kernels.eager.merge import merge_tokens
     from fastvid_kernels.eager.salient import salient_mask
@@ -65,7 +65,7 @@ def test_stage(benchmark: Any, case: Case, stage: str, device: torch.device) -> 
     check(case, arm, [lambda one=one: whole(one) for one in inputs])
     make = kernel_stages if is_cuda else eager_stages
     runs = [make(case, one)[stage] for one in inputs]
-    # A launch is shorter than the host's call: many in a graph, on inputs that push each other out of the cache.
+    # A launch is shorter than the host's call, so a graph holds many, on inputs that evict one another from the cache.
     calls = LAUNCHES_IN_A_GRAPH if is_cuda else 1
     target = arms.captured(runs * (calls // len(runs))) if is_cuda else runs[0]
     benchmark.extra_info |= {"case": asdict(case), "arm": arm, "stage": stage, "calls": calls}

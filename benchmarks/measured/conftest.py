@@ -1,4 +1,4 @@
-"""Options of the benchmarks, the device they run on, and what is recorded of it."""
+"""Options of the benchmarks, the device they run on, and the description of it that is recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call asks of a device beside its time, and how time is told there."""
+"""Measurements on a device: a clock, the copy rate, and what a call requires besides time."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _CALLS = 15
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that was asked of it."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class EventTimer:
-    """A clock for pytest-benchmark that stands on the device: seconds between CUDA events.
+    """A clock for pytest-benchmark that measures on the device: seconds between CUDA events.
 
-    A reading waits for the device, so what lies between two readings began on an idle one. CUDA gives the time between
-    events in float32: counted from the first event, it would go in steps of 4 microseconds a minute later. So each
-    reading counts from the one before it, and the sum is kept in float64.
+    A reading waits for the device, so work between two readings starts on an idle device. CUDA gives the time between
+    events in float32, whose resolution one minute after the first event would be 4 microseconds. So each reading is
+    relative to the previous one, and the sum is kept in float64.
     """
 
     def __init__(self) -> None:
@@ -64,14 +64,14 @@ def copy_rate(device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Demands:
-    """Of one call; None where the device cannot tell.
+    """What one call requires; None where the device gives no figure.
 
     Attributes:
-        extra_bytes: most memory allocated during the call beyond what there was, output included.
-        kernels: pieces of work on the device: kernels, copies, fills.
+        extra_bytes: peak memory that the call allocates, output included.
+        kernels: operations on the device: kernels, copies, fills.
         host_waits: operations for which the host waited.
-        cpu_seconds: time until the call returns while the device is busy with other things, of a call that does not
-            wait for it; median of several.
+        cpu_seconds: time until the call returns while the device is busy with other work, if the call does not wait
+            for the device; median of several.
     """
 
     extra_bytes: int | None = None
@@ -81,7 +81,7 @@ class Demands:
 
 
 def demands(run: Callable[[], object], device: torch.device) -> Demands:
-    """Watch calls that are warm."""
+    """Measure calls after warm-up."""
     if device.type != "cuda":
         return Demands()
     wait(device)
@@ -96,7 +96,7 @@ def demands(run: Callable[[], object], device: torch.device) -> Demands:
 
 
 def _kernels(run: Callable[[], object], device: torch.device) -> int:
-    # A process's first profile may miss what it starts with.
+    # The first profile of a process may miss its first events.
     for _ in range(2):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             run()
@@ -114,14 +114,14 @@ def _host_waits(run: Callable[[], object], device: torch.device) -> int:
         finally:
             torch.cuda.set_sync_debug_mode(mode)
     wait(device)
-    # The mode has a warning about itself, which also speaks of synchronizing.
+    # The mode also warns about itself, and that warning mentions synchronizing too.
     return sum("called a synchronizing" in str(warning.message) for warning in caught)
 
 
 def _cpu_seconds(run: Callable[[], object], device: torch.device) -> float:
     seconds = []
     for _ in range(_CALLS):
-        # A kernel that spins keeps the queue from running dry.
+        # A kernel that spins keeps the device busy meanwhile.
         torch.cuda._sleep(20_000_000)
         start = time.perf_counter()
         run()

@@ -1,11 +1,11 @@
-"""What a call costs the host before the device does anything, on any machine; and what compiling takes.
+"""Host time of a call without the device's work, measured on any machine; and the time that compiling takes.
 
     python -m benchmarks.measured.host_time [--compile sm_90]
 
 Times are medians, as multiples of a small `torch.add` in the same run. Launches are replaced by nothing, or by a driver
-that does nothing (`benchmarks.compiled.no_device`), so that Triton's own way to it counts; the real driver's work comes
-on top. `--compile` compiles all that `warmup` compiles, in this process alone: without a cache, then with the one that
-this filled.
+that does nothing (`benchmarks.compiled.no_device`), so that Triton's own host code is included; a real driver takes
+further time. `--compile` compiles all that `warmup` compiles, in this process alone: first with an empty cache, then
+with the cache that this has filled.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ LAUNCHED = "the operator, with Triton's way to the driver"
 
 
 def _nothing(*args: object, **kwargs: object) -> None:
-    """Less than any mock costs."""
+    """Replaces a launch; it costs less than a mock."""
 
 
 def microseconds(run: Callable[[], object], calls: int, rounds: int) -> float:
-    """Median over rounds of the mean time of a call."""
+    """Median over rounds of the mean time of a call, in microseconds."""
     run()
     times = []
     for _ in range(rounds):
@@ -117,7 +117,7 @@ def as_table(times: dict[str, float]) -> Table:
 
 
 def compile_seconds(target: str, channels: int) -> tuple[int, float, float]:
-    """How many kernels `warmup` compiles, and seconds without a cache and with a filled one."""
+    """The number of kernels that `warmup` compiles, and its seconds with an empty and with a filled cache."""
     with recorded_launches() as launches:
         warmup("meta", channels, feature_channels=_FEATURES, progress=False)
     seconds = []

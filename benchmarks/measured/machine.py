@@ -1,4 +1,4 @@
-"""What a measurement ran on, for the record beside its figures."""
+"""Describes the machine of a measurement, to be recorded with the results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def describe_machine() -> dict[str, str | int | float]:
-    """CPU, cores, load, software and source revision, ready for JSON. Call it before the load is your own."""
+    """CPU, cores, load, software and source revision, ready for JSON. Call it before the measurement adds load."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count() or 0,
@@ -29,7 +29,7 @@ def describe_machine() -> dict[str, str | int | float]:
 
 
 def describe_gpu() -> dict[str, str | int]:
-    """The current CUDA device and what drives it."""
+    """The current CUDA device and its driver."""
     properties = torch.cuda.get_device_properties()
     driver = _printed_by(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
     return {
@@ -55,7 +55,7 @@ def _commit() -> str:
 
 
 def _printed_by(command: list[str]) -> str:
-    """What a program prints, run in this checkout; nothing if it is absent or fails."""
+    """The output of a program run in this checkout; empty if it is absent or fails."""
     try:
         printed = subprocess.check_output(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):

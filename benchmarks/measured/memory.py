@@ -1,9 +1,9 @@
-"""Memory that a call takes beyond its tokens and its output, as a share of the tokens: measured, and from shapes.
+"""Memory that a call takes besides its tokens and its output, as a share of the tokens: measured, and from shapes.
 
     python -m benchmarks.measured.memory [--frames 32 64 128]
 
-Of the eager backend, the most that is allocated at once during a call on the CPU, as PyTorch's profiler saw it. Of the
-Triton backend, the scratch, which is all that it allocates: known from shapes alone.
+For the eager backend, it is the peak allocation during a call on the CPU, from PyTorch's profiler. For the Triton
+backend, it is the scratch, which is all that it allocates and depends on shapes alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOKENS_PER_FRAME, CHANNELS = 196, 3584
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Most memory that a call on the CPU has allocated at once, what it returns included."""
+    """Peak memory that a call on the CPU allocates, including what it returns."""
     run()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
@@ -40,7 +40,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def eager_share(tokens: Tensor, attn: Tensor, frame_features: Tensor) -> float:
-    """Of the tokens' bytes, what the eager backend takes beyond the output."""
+    """Memory that the eager backend takes besides the output, as a share of the tokens' bytes."""
 
     def run() -> tuple[Tensor, ...]:
         return tuple(fastvid_kernels.prune(tokens, attn, frame_features, backend="eager"))
@@ -50,7 +50,7 @@ def eager_share(tokens: Tensor, attn: Tensor, frame_features: Tensor) -> float:
 
 
 def scratch_share(frames: int, tokens_per_frame: int, channels: int, dtype: torch.dtype) -> float:
-    """Of the tokens' bytes, what the Triton backend takes beyond the output."""
+    """Memory that the Triton backend takes besides the output, as a share of the tokens' bytes."""
     from fastvid_kernels.kernels import pipeline
 
     tokens = torch.empty(frames, tokens_per_frame, channels, dtype=dtype, device="meta")
@@ -59,7 +59,7 @@ def scratch_share(frames: int, tokens_per_frame: int, channels: int, dtype: torc
 
 
 def memory_table(measured: Sequence[int]) -> Table:
-    """A row for each length; the eager backend where it is measured."""
+    """A row for each length, with the eager backend for the lengths in `measured`."""
     table = Table(
         title=f"Memory beyond the output, share of the tokens (N = {TOKENS_PER_FRAME}, D = {CHANNELS}, R = 0.10)"
     )

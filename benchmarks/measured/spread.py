@@ -1,4 +1,4 @@
-"""How a sample of times is summed up."""
+"""Summary statistics of a sample of times."""
 
 from __future__ import annotations
 

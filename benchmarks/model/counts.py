@@ -1,9 +1,9 @@
-"""What the compiled kernels really move and do, counted launch by launch, beside what the model of their time assumes.
+"""Bytes and operations of the compiled kernels, counted launch by launch, compared with what the time model assumes.
 
     python -m benchmarks.model.counts [--target sm_90] [--frames 8] [--output counts.txt]
 
-The kernels run emulated (`tests/emulator`). Bytes asked for are all that threads load and store in global memory;
-distinct bytes are those of the 32-byte sectors that a launch touches, each once.
+The kernels run in the emulator (`tests/emulator`). Bytes asked for are all that threads load and store in global
+memory; distinct bytes are those of the 32-byte sectors that a launch touches, each counted once.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class StageCount:
     """One stage of a call, counted and modelled.
 
     Attributes:
-        work: what the model says of it.
-        asked_bytes: loaded and stored, as often as threads ask.
-        distinct_bytes: of sectors, once a launch, loads and stores apart.
-        flops: of matrix instructions, padding included.
-        instructions: of warps.
-        barriers: of blocks.
+        work: the stage as the model has it.
+        asked_bytes: bytes that threads load and store, counted as often as they do.
+        distinct_bytes: bytes of the sectors touched, once a launch for loads and once for stores.
+        flops: operations of matrix instructions, padding included.
+        instructions: instructions executed by warps.
+        barriers: barriers passed by blocks.
         wavefronts: passes over the banks of shared memory.
-        bank_conflicts: of these, what conflicts add.
+        bank_conflicts: the passes among these that bank conflicts add.
     """
 
     work: Work
@@ -63,7 +63,7 @@ class StageCount:
 
     @classmethod
     def of(cls, work: Work, runs: Sequence[Run]) -> StageCount:
-        """From all launches of the stage."""
+        """The counts of all launches of the stage."""
         traffic = [one for run in runs for one in run.traffic.values()]
         totals = [run.totals for run in runs]
         return cls(
@@ -79,7 +79,7 @@ class StageCount:
 
     @property
     def modelled_distinct_bytes(self) -> float:
-        """What the model says is touched at all."""
+        """The distinct bytes in the model."""
         return sum(access.distinct for access in self.work.accesses)
 
 
@@ -93,7 +93,7 @@ def count_call(
 ) -> list[StageCount]:
     """The stages of a call on a static shot, cut by `min_segments`; `size` is (frames, tokens of a frame, channels).
 
-    `backward` asks for those of its backward pass, of which only the last is no stage of the call itself.
+    With `backward`, they are the stages of its backward pass, of which only the last differs from those of the call.
     """
     frames, tokens_per_frame, channels = size
     config = PruneConfig(min_segments=min_segments)
@@ -153,7 +153,7 @@ def _ratio(counted: float, modelled: float) -> str:
 
 
 def tables(target: str, frames: int) -> list[Table]:
-    """For the models' frames: every frame a segment of its own, and all of them one segment; and the backward pass."""
+    """For the models' frame sizes: each frame a segment of its own, all frames one segment; and the backward pass."""
     found = []
     for (tokens_per_frame, channels), segments in product(SIZES, (frames, 1)):
         counts = count_call((frames, tokens_per_frame, channels), min_segments=segments, target=target)
@@ -163,7 +163,7 @@ def tables(target: str, frames: int) -> list[Table]:
 
 
 def backward_table(target: str, frames: int) -> Table:
-    """The last launch of a backward pass, with as few and as many segments: its others are those of the call."""
+    """The last launch of a backward pass, for the same segments; its other launches are those of the call."""
     size = (frames, *SIZES[0])
     counts = [count_call(size, min_segments=count, target=target, backward=True)[-1] for count in (frames, 1)]
     shape = "x".join(map(str, size))

@@ -1,18 +1,18 @@
-"""What vendors say of their GPUs, and what kernels are assumed to reach of it."""
+"""GPUs' peak figures from their vendors, and the shares of them that kernels are assumed to reach."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Assumptions of the model, from no data sheet.
-# Of the memory's peak, what a copy reaches: a measured copy bandwidth replaces it.
+# Assumptions of the model, not from data sheets.
+# Share of the memory's peak bandwidth that a copy reaches, unless a measured copy bandwidth is given.
 COPY_SHARE = 0.9
-# Of the arithmetic peak and of the cache's bandwidth, what tiles of these sizes reach.
+# Shares of the arithmetic peak and of the cache's bandwidth that tiles of these sizes reach.
 RATE_SHARE = 0.5
 CACHE_SHARE = 0.8
-# From a load's issue to its use, cache hits and misses together.
+# Microseconds from a load's issue to its use, averaged over cache hits and misses.
 TRIP_US = 0.5
-# From one kernel's end to the next one's start in a graph; and the host's time for a launch from Python.
+# Microseconds between two kernels in a CUDA graph, and the host's time for a launch from Python.
 GAP_US = 2.0
 HOST_US = 13.0
 
@@ -22,7 +22,7 @@ class Device:
     """Peak figures, dense.
 
     Attributes:
-        name: as the vendor has it.
+        name: the vendor's name.
         memory_tb_s: bandwidth of the memory, TB/s.
         cache_mb: last cache before the memory, MB.
         cache_tb_s: its bandwidth, TB/s.

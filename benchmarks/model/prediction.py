@@ -19,7 +19,7 @@ from fastvid_kernels import PruneConfig
 
 GRAPH = "Triton, graph replay"
 EAGER = "Triton, eager launch"
-# Where a kind of video is cut depends on its seed: four, as many as the sets of inputs that benchmarks take turns with.
+# Seeds of videos, on which their cuts depend: four, as many as the sets of inputs in the benchmarks.
 _SEEDS = range(4)
 
 
@@ -32,20 +32,20 @@ class Model:
 
     @property
     def memory_tb_s(self) -> float:
-        """Bandwidth that is reached, TB/s."""
+        """Memory bandwidth that kernels reach, TB/s."""
         return self.copy_tb_s or COPY_SHARE * self.device.memory_tb_s
 
     @property
     def cache_bytes(self) -> float:
-        """Of the last cache before memory."""
+        """Bytes of the last cache before memory."""
         return self.device.cache_mb * 1e6
 
     def floor_us(self, scenario: Scenario) -> float:
-        """Tokens read once and output written, at the bandwidth that is reached."""
+        """Microseconds to read the tokens once and write the output, at `memory_tb_s`."""
         return _us(scenario.floor_bytes, self.memory_tb_s)
 
     def stage(self, work: Work, dtype: str) -> StageTime:
-        """What bounds a stage, and for how long."""
+        """The time of a stage under each of its bounds."""
         device = self.device
         # The last round of blocks may leave multiprocessors idle.
         rounds = -(-work.blocks // device.multiprocessors)
@@ -79,7 +79,7 @@ class StageTime:
 
     @property
     def bound(self) -> str:
-        """What takes longest."""
+        """The bound that takes longest."""
         return max(self.microseconds, key=lambda name: self.microseconds[name])
 
     @property
@@ -90,19 +90,19 @@ class StageTime:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A call: its stages in order, and the floor of any implementation."""
+    """A call: its stages in order, and the lower bound for any implementation."""
 
     stages: Sequence[StageTime]
     floor_us: float
 
     @cached_property
     def graph_us(self) -> float:
-        """Replayed from a CUDA graph: the stages one after the other."""
+        """Time when replayed from a CUDA graph: the stages one after the other."""
         return sum(stage.total_us for stage in self.stages)
 
     @property
     def eager_us(self) -> float:
-        """Launched from Python: the host or the device, whichever is slower."""
+        """Time when launched from Python: that of the host or the device, whichever is slower."""
         return max(self.graph_us, HOST_US * sum(stage.work.launches for stage in self.stages))
 
 
@@ -126,7 +126,7 @@ def segments_of(kind: str, frames: int, config: PruneConfig, seed: int) -> tuple
 def predict_kind(
     model: Model, kind: str, size: tuple[int, int, int], dtype: str, config: PruneConfig
 ) -> list[Prediction]:
-    """Of several videos of a kind; `size` is (frames, tokens of a frame, channels)."""
+    """Predictions for several videos of a kind; `size` is (frames, tokens of a frame, channels)."""
     frames, tokens_per_frame, channels = size
     return [
         model.predict(
@@ -149,9 +149,9 @@ class Comparison:
     """A measured median beside the prediction, both in microseconds.
 
     Attributes:
-        case: what was called.
+        case: the call.
         part: an arm, or a stage of one.
-        bound: what the model says limits a stage.
+        bound: the limit of a stage in the model.
         predicted: the mean over videos of that kind.
         measured: the median.
     """
@@ -164,12 +164,12 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times the prediction the measurement is."""
+        """Measured over predicted time."""
         return self.measured / self.predicted
 
 
 def compare(model: Model, report: dict[str, Any]) -> list[Comparison]:
-    """A row for each row of the kernels in a report of `make bench`, but for those of ragged batches.
+    """A row for each row of the kernels in a report of `make bench`, except ragged batches.
 
     Raises:
         ValueError: the report is not of a GPU.

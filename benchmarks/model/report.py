@@ -3,10 +3,10 @@
     python -m benchmarks.model --device h100 --frames 32 --tokens 196 --channels 3584
     python -m benchmarks.model --device h100 --measured benchmarks/results/gpu/bench.json
 
-Predictions, not measurements. A stage takes the longest of: bytes from memory at the bandwidth that a copy reaches,
-bytes from the cache, operations of each kind, and loads of its longest block that wait for one another. The work is
-counted in `stages.py`; data sheets and assumptions are in `devices.py`. `--measured` sets beside predictions what
-`benchmarks.measured.bench_report` wrote of a GPU.
+These are predictions, not measurements. A stage takes the longest of these times: bytes from memory at the bandwidth of
+a copy, bytes from the cache, operations of each kind, and the dependent loads of its longest block. `stages.py` counts
+the work; `devices.py` holds data sheets and assumptions. `--measured` compares predictions with a report that
+`benchmarks.measured.bench_report` wrote on a GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fastvid_kernels import PruneConfig
 
 
 def stages_table(model: Model, scenario: Scenario, prediction: Prediction) -> Table:
-    """By stage: bytes from memory and asked of the cache, matrix operations, blocks, what bounds it for how long."""
+    """By stage: bytes from memory and from the cache, matrix operations, blocks, the bound and its time."""
     lengths = scenario.segment_lengths
     shape = f"{scenario.frames}x{scenario.tokens_per_frame}x{scenario.channels}, {scenario.dtype}"
     what = f"{shape}, {len(lengths)} segments of up to {max(lengths)}" + ", backward" * scenario.backward
@@ -70,7 +70,7 @@ def stages_table(model: Model, scenario: Scenario, prediction: Prediction) -> Ta
 
 
 def kinds_table(model: Model, scenario: Scenario) -> Table:
-    """The whole call by kind of video: where it is cut decides what is merged with what."""
+    """The whole call by kind of video, since its cuts decide which tokens are merged."""
     table = Table(title="PREDICTED by kind of video")
     table.add_column("video")
     for heading in ("graph replay, µs", "eager launch, µs"):
@@ -96,7 +96,7 @@ def comparison_table(model: Model, gpu: str, rows: Sequence[Comparison]) -> Tabl
 
 
 def assumptions(model: Model) -> str:
-    """What the figures rest on beside data sheets."""
+    """The assumptions behind the figures, besides data sheets."""
     source = "measured" if model.copy_tb_s else "assumed"
     return (
         f"Predictions, not measurements. Copy bandwidth {model.memory_tb_s:.2f} TB/s ({source}), {TRIP_US} µs for a "

@@ -1,4 +1,4 @@
-"""A call as the model sees it: its sizes, how its video is cut, and the launches it makes, recorded and not run."""
+"""A call as the model sees it: its sizes, the segments of its video, and its launches, recorded and not run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment's length, its salient tokens, and the anchors of each of its anchor frames that has any."""
+    """A segment: its length, its number of salient tokens, and the number of anchors in each frame that has any."""
 
     length: int
     salient: int
@@ -35,7 +35,7 @@ class Scenario:
         dtype: a key of `DTYPES`.
         feature_channels: G, or None for the mean token as feature.
         config: the hyperparameters.
-        backward: whether it is the call's backward pass.
+        backward: whether to model the backward pass of the call.
     """
 
     tokens_per_frame: int
@@ -53,17 +53,17 @@ class Scenario:
 
     @property
     def row_bytes(self) -> int:
-        """Of a token."""
+        """Bytes of a token."""
         return self.channels * DTYPES[self.dtype].itemsize
 
     @property
     def frame_bytes(self) -> int:
-        """Of a frame's tokens."""
+        """Bytes of a frame's tokens."""
         return self.tokens_per_frame * self.row_bytes
 
     @property
     def token_bytes(self) -> int:
-        """Of all tokens."""
+        """Bytes of all tokens."""
         return self.frames * self.frame_bytes
 
     @property
@@ -73,21 +73,21 @@ class Scenario:
 
     @property
     def output_bytes(self) -> int:
-        """Of the tokens that are kept."""
+        """Bytes of the kept tokens."""
         return self.frames * self.kept * self.row_bytes
 
     @property
     def floor_bytes(self) -> int:
-        """What any implementation moves: every token read once, the output written.
+        """Bytes that any implementation moves: it reads every token once and writes the output.
 
-        Of a backward pass that starts from the inputs: every token and row of the output's gradient read, the tokens'
-        gradient written.
+        A backward pass that starts from the inputs reads every token and the gradient of the output, and writes the
+        gradient of the tokens.
         """
         return (1 + self.backward) * self.token_bytes + self.output_bytes
 
     @cached_property
     def segments(self) -> list[Segment]:
-        """With their budgets."""
+        """The segments with their budgets."""
         n, config = self.tokens_per_frame, self.config
         budgets = [
             reference.segment_budget(length, n, self.kept, config.dtm_ratio, config.anchor_interval)

@@ -1,9 +1,9 @@
-"""What each launch of a call has to do: written once, from the kernels, tile by tile, a function for each stage.
+"""The work of each launch of a call, derived from the kernels' tiles: a function for each stage.
 
-Tiles, splits and grids are those of the launches themselves. Padding of a tile counts as operations and not as bytes:
-it repeats a row that is read anyhow. Tables of a few bytes a token are left out where a stage reads megabytes besides.
-So is what depends on the tokens' values: the second look at float32 similarities that tie, and sums that are not
-finite.
+Tiles, splits and grids are those of the launches themselves. Padding of a tile counts as operations but not as bytes,
+since it repeats a row that is read anyhow. Tables of a few bytes a token are left out where a stage also reads
+megabytes. So is work that depends on the tokens' values: settling near ties of float32 similarities, and sums that are
+not finite.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Arguments = dict[str, Any]
 
 
 def frame(s: Scenario, arguments: Arguments, launches: int) -> Work:
-    """Each frame's feature, and the next frame's: every block of channels once, by one of SPLITS blocks.
+    """A program reads the features of its frame and the next one, in every SPLITS-th block of channels.
 
     Without features, all tokens of both frames are read, 16 at a time. Attention is compared pair by pair.
     """
@@ -54,8 +54,8 @@ def plan(s: Scenario, arguments: Arguments, launches: int) -> Work:
 def gram(s: Scenario, arguments: Arguments, launches: int) -> Work:
     """Tiles on and above the diagonal of each anchor frame, each over all channels in SPLITS parts.
 
-    A tile reads its rows and its columns, on the diagonal too, so that each token is read once for every tile along its
-    frame, and once more. A tile is written with its mirror image.
+    A tile reads its rows and its columns, even on the diagonal. So each token is read once more often than there are
+    tiles along its frame. A tile is written with its mirror image.
     """
     n, block, splits = s.tokens_per_frame, arguments["BLOCK"], arguments["SPLITS"]
     along = _tiles(n, block)
@@ -71,7 +71,7 @@ def gram(s: Scenario, arguments: Arguments, launches: int) -> Work:
             Access(
                 distinct,
                 (along + 1) * distinct,
-                # The mean of the tokens is had by reading them.
+                # Without features, `frame` has read the tokens for their mean.
                 seen=0 if s.feature_channels else distinct,
                 age=s.token_bytes,
                 span=distinct / launches,
@@ -84,18 +84,18 @@ def gram(s: Scenario, arguments: Arguments, launches: int) -> Work:
 
 
 def density(s: Scenario, arguments: Arguments, launches: int) -> Work:
-    """All distances of ROWS tokens a block, from the Gram matrix and its diagonal; k times the smallest."""
+    """A block computes all distances of ROWS tokens from the Gram matrix and its diagonal, and k times the smallest."""
     neighbours = arguments["num_neighbors"]
     return _over_distances("density", s, arguments, launches, operations=8 + 5 * neighbours)
 
 
 def delta(s: Scenario, arguments: Arguments, launches: int) -> Work:
-    """All distances of ROWS tokens a block once more; the smallest to a denser token."""
+    """A block computes all distances of ROWS tokens once more, and the smallest to a denser token."""
     return _over_distances("delta", s, arguments, launches, operations=14)
 
 
 def select(s: Scenario, arguments: Arguments, launches: int) -> Work:
-    """Scores of an anchor frame's tokens compared pair by pair, COLUMNS at a time; the frame's indices written."""
+    """A block compares the scores of an anchor frame pair by pair, COLUMNS at a time, and writes the kept indices."""
     n = s.tokens_per_frame
     indices = s.frames * s.kept * 8
     # Key, rank and state of every token.
@@ -111,10 +111,10 @@ def select(s: Scenario, arguments: Arguments, launches: int) -> Work:
 
 
 def assign(s: Scenario, arguments: Arguments, launches: int) -> Work:
-    """All tokens of a segment times the anchors of each of its anchor frames, BLOCK_SLOTS of each at a time.
+    """Products of all tokens of a segment with the anchors of each of its anchor frames, BLOCK_SLOTS of each at a time.
 
-    A pass over the tokens serves one anchor frame or a group of them; LANES passes run side by side, on tokens that
-    memory sends once. The anchors are read for every tile of tokens.
+    A pass over the tokens serves one anchor frame or a group of them. LANES passes run side by side and read the same
+    tokens, which come from memory once. The anchors are read for every tile of tokens.
     """
     n, slots, lanes = s.tokens_per_frame, arguments["BLOCK_SLOTS"], arguments["LANES"]
     token_reads, first_reads, anchor_reads, flops, blocks = 0, 0, 0, 0, 0
@@ -158,10 +158,10 @@ def assign(s: Scenario, arguments: Arguments, launches: int) -> Work:
 
 
 def emit(s: Scenario, arguments: Arguments, launches: int) -> Work:
-    """BLOCK_D channels of a frame's output a block: salient rows copied, and a segment's tokens added up by anchor.
+    """A block copies the salient rows of a frame in BLOCK_D channels, and adds up its segment's tokens by anchor.
 
     For every BLOCK_SLOTS anchors of the anchor frames that share a pass, all tokens of their segment that joined any of
-    them are read. The blocks of a channel range run side by side and walk the tokens in step.
+    them are read. The blocks of a channel range run side by side and read the tokens in step.
     """
     n, slots, width = s.tokens_per_frame, arguments["BLOCK_SLOTS"], arguments["BLOCK_D"]
     ranges = _tiles(s.channels, width)
@@ -175,7 +175,7 @@ def emit(s: Scenario, arguments: Arguments, launches: int) -> Work:
         for counts in _passes(segment, arguments):
             tile = arguments["GROUP_TOKENS" if len(counts) == arguments["GROUP"] else "BLOCK_TOKENS"]
             tiles, turns = _tiles(segment.length * n, tile), _tiles(counts[0], slots)
-            # A frame's anchors join those of the segment's other anchor frames, where there are any.
+            # A frame's anchors join anchors of other frames, so only a pass for a single frame leaves them out.
             pool = segment.length * n - segment.salient - (counts[0] if len(counts) == 1 else 0)
             walks += 1
             joined += turns * pool * s.row_bytes
@@ -190,7 +190,7 @@ def emit(s: Scenario, arguments: Arguments, launches: int) -> Work:
     return Work(
         "emit",
         launches,
-        # A frame without anchors is done at once.
+        # A frame without anchors takes hardly any time.
         blocks=(walks or s.frames) * ranges,
         accesses=tuple(accesses),
         trips=4 + 2 * _tiles(max(2 * s.kept, 1), arguments["BLOCK_ROWS"]) + longest / _in_flight(arguments),
@@ -199,10 +199,10 @@ def emit(s: Scenario, arguments: Arguments, launches: int) -> Work:
 
 
 def gradient(s: Scenario, arguments: Arguments, launches: int) -> Work:
-    """BLOCK_D channels of the gradient of BLOCK_TOKENS tokens a block, from the rows that these were merged into.
+    """A block gathers BLOCK_D channels of the gradient of BLOCK_TOKENS tokens, from the rows they were merged into.
 
-    A row is read by itself and by all that joined it, a term for each anchor frame of a segment. What waits between
-    launches is float32.
+    A row is read once for its own token and once for each token that joined it, a term for each anchor frame of a
+    segment. Partial sums between launches are float32.
     """
     n, width, tokens = s.tokens_per_frame, arguments["BLOCK_D"], arguments["BLOCK_TOKENS"]
     ranges = _tiles(s.channels, width)
@@ -221,7 +221,7 @@ def gradient(s: Scenario, arguments: Arguments, launches: int) -> Work:
             Access(waiting, 2 * waiting, span=waiting),
             _nearest(s, repeats=ranges),
         ),
-        # A token's slot, then its anchor's row, then that of the gradient; and how many rows come before its own.
+        # A token's slot, its anchor's output row, and that row's gradient; and a count of the rows before its own.
         trips=4 * launches + 3 * longest + _tiles(n, tokens),
         vector_flops=2 * (own + joined) * s.channels,
     )
@@ -233,7 +233,7 @@ STAGES: dict[str, Callable[[Scenario, Arguments, int], Work]] = {
 
 
 def works(scenario: Scenario) -> Iterator[Work]:
-    """Of every stage that is launched, in order."""
+    """The work of every stage that is launched, in order."""
     return (STAGES[stage](scenario, arguments[0], len(arguments)) for stage, arguments in scenario.launches.items())
 
 
@@ -253,7 +253,7 @@ def _over_distances(stage: str, s: Scenario, arguments: Arguments, launches: int
 
 
 def _passes(segment: Segment, arguments: Arguments) -> Iterator[tuple[int, ...]]:
-    """Anchors of the anchor frames that each pass over a segment's tokens serves: groups, then a pair, then single."""
+    """For each pass over a segment's tokens, the anchors of its anchor frames: groups, then a pair, then single."""
     anchors, size = list(segment.anchors), arguments["GROUP"]
     alone: list[int] = []
     while len(anchors) > 1:

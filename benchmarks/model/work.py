@@ -1,4 +1,4 @@
-"""What a launch has to do, in bytes and operations, and what of its bytes memory must serve."""
+"""The work of a launch in bytes and operations, and how many of the bytes come from memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class Access:
     """Bytes of one array that a launch reads or writes.
 
     Attributes:
-        distinct: each byte once.
-        requested: as often as it is asked for.
-        seen: of the distinct ones, those that an earlier launch touched, or that need never reach memory.
-        age: bytes that are touched between that launch and this.
-        span: bytes that are touched from one request of a byte to the next.
+        distinct: each byte counted once.
+        requested: each byte counted as often as it is requested.
+        seen: the distinct bytes that an earlier launch touched, or that need never reach memory.
+        age: bytes that are touched between that launch and this one.
+        span: bytes that are touched between two requests of the same byte.
     """
 
     distinct: float
@@ -24,7 +24,7 @@ class Access:
     span: float = 0
 
     def from_memory(self, cache_bytes: float) -> float:
-        """What the cache does not serve: it holds its share of what is touched in between, whichever that is."""
+        """Bytes that miss the cache, which is assumed to hold a random part of the bytes touched in between."""
         first = self.distinct - self.seen + self.seen * _miss(self.age, cache_bytes)
         return first + (self.requested - self.distinct) * _miss(self.span, cache_bytes)
 
@@ -39,14 +39,13 @@ class Work:
 
     Attributes:
         stage: the kernel's name, without "_kernel".
-        launches: of it in the call.
-        blocks: those with something to do.
-        accesses: to memory.
-        trips: loads that wait for one another in the block that takes longest; a loop over tiles that keeps n of them
-            in flight counts an n-th.
-        matrix_flops: of products by matrix units, padding included.
+        launches: number of launches of the kernel in the call.
+        blocks: number of blocks with work to do.
+        accesses: accesses to memory, by array.
+        trips: dependent loads in the block that takes longest; a loop that keeps n tiles in flight counts an n-th.
+        matrix_flops: operations of matrix units, padding included.
         vector_flops: other float32 or integer operations.
-        double_flops: in float64.
+        double_flops: float64 operations.
     """
 
     stage: str
@@ -60,9 +59,9 @@ class Work:
 
     @property
     def requested_bytes(self) -> float:
-        """Asked of the cache."""
+        """Bytes requested from the cache."""
         return sum(access.requested for access in self.accesses)
 
     def memory_bytes(self, cache_bytes: float) -> float:
-        """Asked of the memory behind a cache of this size."""
+        """Bytes requested from the memory behind a cache of this size."""
         return sum(access.from_memory(cache_bytes) for access in self.accesses)

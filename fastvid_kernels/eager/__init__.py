@@ -2,7 +2,7 @@
 
 The method in the order of the paper: `dyseg` cuts the video into segments, `budgets` shares out the tokens to
 keep, `salient` picks them by attention (ATS), `peaks` and `merge` by density (DTM); `pipeline` puts them together.
-`gradient` is what a training step asks for in return.
+`gradient` is the backward pass.
 """
 
 from fastvid_kernels.eager.gradient import prune_backward as prune_backward

@@ -36,7 +36,7 @@ def plan_segment(start: int, length: int, tokens_per_frame: int, config: PruneCo
     kept_per_frame = config.kept_per_frame(tokens_per_frame)
     kept = kept_per_frame * length
     from_the_last = range(start + length - 1, start - 1, -config.anchor_interval)
-    # An anchor frame has N - K tokens to spare once every frame keeps K: only a large R meets this cap.
+    # An anchor frame that keeps K salient tokens has N - K left for anchors. Only a large R reaches this cap.
     context = min(config.context_share(kept), len(from_the_last) * (tokens_per_frame - kept_per_frame))
     return Segment(
         start=start,

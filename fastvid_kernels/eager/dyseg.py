@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-# Similarities are compared as integers in units of 2**-40: coarse enough to hide how a backend ordered a
-# float64 sum, fine enough that a static video keeps its order.
+# Similarities are compared as integers in units of 2**-40: coarse enough that the order of a float64 sum does not
+# matter, fine enough to tell the transitions of a static video apart.
 _UNITS = 2.0**40
 _BELOW_ALL = torch.iinfo(torch.int64).min
 
@@ -16,7 +16,7 @@ _BELOW_ALL = torch.iinfo(torch.int64).min
 def mean_frame_features(tokens: Tensor) -> Tensor:
     """Mean token of each frame, summed in float64 and rounded once: `[F, N, D]` -> float32 `[F, D]`."""
     frames, tokens_per_frame, channels = tokens.shape
-    # One frame at a time, in the same memory: a float64 copy of a frame stays in cache, and new memory costs more.
+    # One frame at a time, in one buffer: a float64 copy of a frame stays in cache, and allocating anew costs more.
     wide = tokens.new_empty(tokens_per_frame, channels, dtype=torch.float64)
     sums = tokens.new_empty(frames, channels, dtype=torch.float64)
     for frame, total in zip(tokens.unbind(0), sums.unbind(0), strict=True):

@@ -1,4 +1,4 @@
-"""The gradient of a prune: of what the merge does with tokens, where all that was chosen is constant."""
+"""The backward pass of a prune: the gradient of the merge, with the choice of tokens and anchors as constants."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def prune_backward(
     video_starts: Sequence[int],
     config: PruneConfig,
 ) -> Tensor:
-    """Gradient of the tokens, from checked arguments; what joined what is found again as `prune` finds it.
+    """Gradient of the tokens, from checked arguments; it repeats the selection and assignment of `prune`.
 
     Args:
         grad: `[F * K, D]`, gradient of the kept tokens, in the dtype of the tokens.
@@ -40,7 +40,7 @@ def prune_backward(
     with torch.no_grad(), full_precision(tokens.device.type):
         choice = choose(tokens, attn, frame_features, video_starts, config)
         anchors = choice.anchors
-        # Where the kept tokens stand among the rows of `grad`.
+        # The row of `grad` that belongs to each kept token.
         row = choice.kept.flatten().cumsum(0) - 1
         gradient = torch.zeros_like(tokens, memory_format=torch.contiguous_format)
         flat = gradient.flatten(0, 1)
@@ -80,7 +80,7 @@ def _add_merged(
     n = tokens.shape[1]
     dtype = torch.promote_types(tokens.dtype, torch.float32)
     anchor_tokens = tokens[anchors // n, anchors % n].to(dtype)
-    # int32: these are as many as the segment's tokens times its anchor frames.
+    # int32 to save memory: there is one for each token of the segment and each of its anchor frames.
     blocks = [
         (frames, torch.where(pool, nearest, -1).int())
         for frames, _, nearest, pool in nearest_anchors(tokens, salient, kept, anchor_tokens, segment)
@@ -88,12 +88,12 @@ def _add_merged(
     counts = sum(torch.bincount(nearest[nearest >= 0], minlength=len(anchors)) for _, nearest in blocks)
     assert isinstance(counts, Tensor)
     weight, mean_share = anchor_weights(counts, float(config.beta), dtype)
-    # What an anchor itself gets, and what each token gets that joined it.
+    # For each anchor, the term that it gets itself; then the term that each token gets that joined it.
     terms = torch.cat([weight * anchor_grad, mean_share * anchor_grad])
     changed = (weight < 1).squeeze(1)
     anchor_frames = [f for f, count in zip(segment.anchor_frames, segment.n_context, strict=True) if count > 0]
     for frames, nearest in blocks:
-        # Of each anchor frame, which term a token gets: one at most, -1 where there is none.
+        # `[A, rows]`: the row of `terms` that each token gets from each anchor frame, or -1.
         term = torch.where((nearest >= 0) & changed[nearest], nearest + len(anchors), -1)
         for position, frame in enumerate(anchor_frames):
             if frame in frames:
@@ -102,6 +102,6 @@ def _add_merged(
         bags = term.T
         given = bags >= 0
         ends = given.sum(1).cumsum(0)
-        # It adds up the terms of a bag in their order: here that of the anchor frames.
+        # embedding_bag adds the terms of a bag in order, which is here that of the anchor frames.
         sums = F.embedding_bag(bags[given].long(), terms, ends - given.sum(1), mode="sum")
         gradient[frames.start * n : frames.stop * n] = sums

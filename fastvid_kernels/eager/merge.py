@@ -16,18 +16,18 @@ from fastvid_kernels.eager.products import first_equal, inner_products
 
 # Elements of a block of tokens, and of its similarities to all anchors: both fit in a CPU's cache.
 _BLOCK_ELEMENTS = 2**22
-# Where a block is a copy in another dtype, it takes memory: a sixteenth of its segment's frames at most, or one frame.
+# A block in another dtype is a copy, so it holds at most this fraction of its segment's frames, or one frame.
 _COPIED_SHARE = 16
 _ANCHORS_AT_ONCE = 256
-# Relative difference of similarities that rounding of a float32 sum over channels may turn round.
+# Similarities with a relative difference up to this may be ordered wrongly by a float32 sum over channels.
 _FLOAT32_TIE = 2.0**-18
-# Room for the sum of as many tokens as a tensor can hold.
+# With this scale, the sum of as many tokens as a tensor can hold does not overflow.
 _HEADROOM = 2.0**-40
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Which token joined which anchor, for tests, plots and curious people.
+    """Which token joined which anchor, for `explain`.
 
     Attributes:
         token: int64 `[P]`, flat index of the token.
@@ -56,18 +56,18 @@ def merge_tokens(
         anchors: int64 `[C]`, flat indices of the anchors, ascending.
         plan: all segments, in order.
         beta: the least weight of an anchor in its merged token.
-        joined: receives what joined what, block by block.
+        joined: receives which token joined which anchor, block by block.
 
     Returns:
-        The merged anchors `[C, D]` in float32 (float64 for float64 tokens), and bool `[C]`, which of them are
-        something else than the anchor's own bits.
+        The merged anchors `[C, D]` in float32 (float64 for float64 tokens), and bool `[C]`, which of them differ from
+        a copy of the anchor (w < 1).
     """
     sums, counts = _sum_joined(tokens, salient, kept, anchors, plan, joined=joined)
     weight, mean_share = anchor_weights(counts, beta, sums.dtype)
     merged = _add_anchors(sums.mul_(mean_share), weight, tokens, anchors)
-    # A sum is finite only if all its terms are, and costs a third of looking at each.
+    # If the sum is finite, so are all its terms; it costs a third of testing each of them.
     if not math.isfinite(merged.sum().item()):
-        # Finite tokens can have a sum that is not: add them up again, scaled far from the largest number.
+        # The sum of finite tokens may have overflowed: add them up again, scaled down.
         limit = torch.finfo(tokens.dtype).max * _HEADROOM
         sums, _ = _sum_joined(tokens, salient, kept, anchors, plan, scale=_HEADROOM)
         scaled = _add_anchors(sums.mul_(mean_share), weight, tokens, anchors, scale=_HEADROOM)
@@ -104,19 +104,19 @@ def _sum_joined(
             counts[slots] += block_counts
             if joined is not None:
                 joined.append(Joined(token + frames.start * n, slot + slots.start))
-            # Or it would still be there while the next one is made.
+            # Frees this block before the next one is made.
             del block
     return sums, counts
 
 
 def _rows(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Of tokens `[F, N, D]`, those at flat indices."""
+    """The tokens of `[F, N, D]` at flat indices."""
     n = tokens.shape[1]
     return tokens[indices // n, indices % n]
 
 
 def _add_anchors(sums: Tensor, weight: Tensor, tokens: Tensor, anchors: Tensor, scale: float = 1.0) -> Tensor:
-    """`sums` plus weighted anchors times `scale`, in place; a few at a time, since copies of all take memory."""
+    """Add the weighted anchors, times `scale`, to `sums` in place; a few at a time, to copy few at once."""
     for first in range(0, len(anchors), _ANCHORS_AT_ONCE):
         part = slice(first, first + _ANCHORS_AT_ONCE)
         own = _rows(tokens, anchors[part]).to(sums.dtype)
@@ -137,9 +137,9 @@ def nearest_anchors(
         segment: the segment.
 
     Yields:
-        A run of its frames; their tokens `[rows, D]`; for each of its A anchor frames that has anchors, in order, and
-        each token the position of the most similar of them among all C, int64 `[A, rows]`; and bool `[A, rows]`, which
-        of the tokens do join one.
+        A run of the segment's frames; their tokens `[rows, D]`; int64 `[A, rows]`, the position among all C anchors of
+        the one most similar to each token, in each of the A anchor frames that have anchors; and bool `[A, rows]`,
+        whether the token joins it.
     """
     budgets = {f: count for f, count in zip(segment.anchor_frames, segment.n_context, strict=True) if count > 0}
     if not budgets:
@@ -152,7 +152,7 @@ def nearest_anchors(
 
 
 def anchor_weights(counts: Tensor, beta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """w of anchors that so many tokens joined, and (1 - w) / n, the weight of each of these: both `[C, 1]`."""
+    """w of each anchor, and (1 - w) / n, the weight of each of the n tokens that joined it: both `[C, 1]`."""
     weight = (1.0 / (counts + 1).to(dtype)).clamp_(min=beta)[:, None]
     return weight, (1 - weight) / counts.clamp(min=1)[:, None]
 
@@ -160,7 +160,7 @@ def anchor_weights(counts: Tensor, beta: float, dtype: torch.dtype) -> tuple[Ten
 def _blocks(tokens: Tensor, segment: Segment, n_slots: int, dtype: torch.dtype) -> Iterator[tuple[range, Tensor]]:
     """Runs of a segment's frames, and their tokens as `[rows, D]`.
 
-    Their size depends on the segment alone: so do the order of the sums and the bits of the result.
+    The size of a run depends on the segment alone, and so do the order of the sums and the bits of the result.
     """
     n, dim = tokens.shape[1:]
     step = max(1, _BLOCK_ELEMENTS // (n * max(dim, n_slots)))
@@ -174,7 +174,7 @@ def _blocks(tokens: Tensor, segment: Segment, n_slots: int, dtype: torch.dtype) 
 def _pool(salient: Tensor, kept: Tensor, frames: range, anchor_frames: list[int]) -> Tensor:
     """Which tokens of some frames join an anchor of each anchor frame: bool `[A, rows]`.
 
-    All but the salient ones, and in the anchor frame itself its anchors.
+    All do, except salient tokens and, in the anchor frame itself, its anchors.
     """
     pool = salient[frames.start : frames.stop].logical_not().repeat(len(anchor_frames), 1, 1)
     for row, frame in enumerate(anchor_frames):
@@ -192,13 +192,13 @@ def _inverse_norms(anchor_tokens: Tensor) -> Tensor:
 def _nearest_anchor(block: Tensor, anchor_tokens: Tensor, inverse_norms: Tensor, n_context: list[int]) -> Tensor:
     """For each anchor frame and token, the position of the most similar of its anchors: int64 `[A, rows]`.
 
-    What float32 can hardly tell apart is compared again in float64; of equal anchors the first is taken.
+    Similarities too close for float32 are compared again in float64; of equal anchors the first is taken.
     """
     nearest, tied = _most_similar(_similarity(block, anchor_tokens, inverse_norms), n_context)
     rows = tied.nonzero().squeeze(1)
     if len(rows) > 0 and block.dtype != torch.float64:
         tied_tokens = block[rows].double()
-        # An anchor frame at a time: a copy of all anchors would be larger than all else.
+        # One anchor frame at a time: a float64 copy of all anchors would take more memory than all else.
         by_frame = zip(anchor_tokens.split(n_context), inverse_norms.split(n_context), strict=True)
         exact = torch.cat([_similarity(tied_tokens, own.double(), norms) for own, norms in by_frame], dim=1)
         nearest[:, rows], _ = _most_similar(exact, n_context)
@@ -210,7 +210,8 @@ def _nearest_anchor(block: Tensor, anchor_tokens: Tensor, inverse_norms: Tensor,
 def _first_twin(anchor_tokens: Tensor, n_context: list[int]) -> Tensor:
     """Position of the first anchor of the same frame that equals each one: int64 `[anchors]`.
 
-    A product sums its edges in another order, which would send a token to a later one of equal anchors.
+    A matrix product may sum the columns at its edges in another order, so that of equal anchors a later one may come
+    out more similar.
     """
     frames = anchor_tokens.split(n_context)
     starts = accumulate(n_context[:-1], initial=0)
@@ -220,14 +221,14 @@ def _first_twin(anchor_tokens: Tensor, n_context: list[int]) -> Tensor:
 def _similarity(block: Tensor, anchor_tokens: Tensor, inverse_norms: Tensor) -> Tensor:
     """Inner products of tokens with normalised anchors, -inf where NaN: `[rows, anchors]`."""
     similarity = inner_products(block, anchor_tokens).mul_(inverse_norms.to(block.dtype))
-    # Most blocks hold no NaN, and their sum tells; an infinite one merely costs a second look.
+    # A finite sum shows that there is no NaN, as in most blocks; an infinite one only costs another pass.
     if not math.isfinite(similarity.sum().item()):
         similarity.nan_to_num_(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
     return similarity
 
 
 def _most_similar(similarity: Tensor, n_context: list[int]) -> tuple[Tensor, Tensor]:
-    """Position of the best anchor of each anchor frame, int64 `[A, rows]`, and where any had a close rival."""
+    """Position of the most similar anchor in each anchor frame, int64 `[A, rows]`, and bool `[rows]`, any near ties."""
     best_of_frames = []
     tied = torch.zeros(len(similarity), dtype=torch.bool, device=similarity.device)
     first = 0
@@ -241,7 +242,7 @@ def _most_similar(similarity: Tensor, n_context: list[int]) -> tuple[Tensor, Ten
 
 
 def _sorted_by_slot(nearest: Tensor, pool: Tensor) -> tuple[Tensor, Tensor]:
-    """The pool's (token, slot) pairs, by slot and then by token; both arguments are `[A, rows]`."""
+    """The pool's (token, slot) pairs, sorted by slot, then by token; both arguments are `[A, rows]`."""
     row, token = pool.nonzero(as_tuple=True)
     slot, order = torch.sort(nearest[row, token], stable=True)
     return token[order], slot

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fastvid_kernels.eager.products import first_equal, gram_matrix
 
-# A Gram matrix in float32 errs by at most 87 * 2**-24 * (|x_i|^2 + |x_j|^2) in a squared distance, so equal
-# tokens always fall below this multiple of it.
+# The error of a squared distance from a float32 Gram matrix is at most 87 * 2**-24 * (|x_i|^2 + |x_j|^2). So the
+# distance of equal tokens is always below this multiple of |x_i|^2 + |x_j|^2.
 _NEARLY_EQUAL = 2.0**-16
-# So many minima cost less than a topk.
+# Up to this many neighbours, repeated minima cost less than topk.
 _FEW_NEIGHBORS = 8
 
 
@@ -22,7 +22,7 @@ def squared_distances(tokens: Tensor, frames: list[int]) -> Tensor:
     Exactly 0 between equal tokens; +inf where it is NaN or infinite, on the diagonal too.
     """
     dtype = torch.promote_types(tokens.dtype, torch.float32)
-    # A product per frame has the same shape, and so the same bits, whatever the frame's company.
+    # One product per frame: its shape, and so its bits, do not depend on the other frames.
     gram = torch.stack([gram_matrix(tokens[frame].to(dtype)) for frame in frames])
     norms = gram.diagonal(dim1=1, dim2=2).clone()
     norm_sums = norms[:, :, None] + norms[:, None, :]
@@ -33,9 +33,9 @@ def squared_distances(tokens: Tensor, frames: list[int]) -> Tensor:
 
 
 def _merge_equal_tokens(distances: Tensor, norm_sums: Tensor, tokens: Tensor, frames: list[int]) -> Tensor:
-    """Give equal tokens of a frame the distances of the first of them, which rounding had set apart.
+    """Give equal tokens of a frame the same distances, those of the first of them; rounding may make them differ.
 
-    Without it rounding decides which token of a letterbox's black bars leads the others.
+    Otherwise rounding would decide which token of a letterbox's black bars is the densest.
     """
     near = (distances <= _NEARLY_EQUAL * norm_sums).logical_and_(distances < math.inf).tril_(-1)
     for row in near.any((1, 2)).nonzero().flatten().tolist():
@@ -45,7 +45,7 @@ def _merge_equal_tokens(distances: Tensor, norm_sums: Tensor, tokens: Tensor, fr
 
 
 def neighbor_mean(distances: Tensor, candidates: Tensor, dim: int, num_neighbors: int) -> Tensor:
-    """s of Eq. 3, whose density is exp(-s): the mean of a candidate's k smallest squared distances, over D.
+    """s of Eq. 3, where exp(-s) is the density: the mean of a candidate's k smallest squared distances, divided by D.
 
     Takes distances `[A, N, N]` and candidates, bool `[A, N]`; returns float64 `[A, N]`.
     """
@@ -59,7 +59,7 @@ def neighbor_mean(distances: Tensor, candidates: Tensor, dim: int, num_neighbors
             nearest.append(smallest)
     else:
         nearest = [*remaining.topk(count, dim=2, largest=False).values.unbind(2)]
-    # Anchors go to frames that have candidates, and at least one is there to count.
+    # At least 1: a frame without candidates has no anchors, and is not among these.
     counted = candidates.sum(1, keepdim=True).clamp(max=count)
     total = torch.zeros(distances.shape[:2], dtype=torch.float64, device=distances.device)
     for place, values in enumerate(nearest):
@@ -68,9 +68,9 @@ def neighbor_mean(distances: Tensor, candidates: Tensor, dim: int, num_neighbors
 
 
 def peak_score(distances: Tensor, s: Tensor, candidates: Tensor, dim: int) -> Tensor:
-    """log(density * delta) = log(delta) - s (Eq. 4): float64 `[A, N]`, lowest of all for what is no candidate.
+    """log(density * delta) = log(delta) - s (Eq. 4): float64 `[A, N]`, -inf for tokens that are not candidates.
 
-    delta is the distance to the nearest denser candidate; the densest takes the largest between any two candidates.
+    delta is the distance to the nearest denser candidate; for the densest, the largest between any two candidates.
     """
     order = torch.sort(s.masked_fill(~candidates, math.inf), dim=1, stable=True).indices
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(s.shape[1], device=s.device).expand_as(order))
@@ -80,7 +80,7 @@ def peak_score(distances: Tensor, s: Tensor, candidates: Tensor, dim: int) -> Te
     largest = torch.where(pairs, distances, 0.0).amax((1, 2))
     delta = torch.where(rank == 0, largest[:, None], nearest_denser).to(torch.float64)
     score = 0.5 * torch.log(delta / dim) - s
-    # Every candidate outranks every other token, also one whose score is -inf (delta = 0) or NaN (inf - inf).
+    # A candidate that scores -inf (delta = 0) or NaN (inf - inf) must still rank above tokens that are not candidates.
     lowest = torch.finfo(torch.float64).min
     return score.nan_to_num(nan=lowest, neginf=lowest).masked_fill(~candidates, -math.inf)
 

@@ -17,7 +17,7 @@ from fastvid_kernels.eager.peaks import anchor_mask
 from fastvid_kernels.eager.products import full_precision
 from fastvid_kernels.eager.salient import salient_mask
 
-# Elements of the distance matrices that exist at once, whatever the length of the video.
+# Elements of the distance matrices in memory at once, for a video of any length.
 _DISTANCE_ELEMENTS = 2**19
 
 
@@ -28,7 +28,7 @@ class Trace:
     Attributes:
         plan: the segments, in order.
         anchors: int64 `[C]`, flat indices of the anchors, ascending.
-        joined: what joined what, block by block.
+        joined: which token joined which anchor, block by block.
     """
 
     plan: list[Segment] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Choice:
     Attributes:
         plan: the segments, in order.
         salient: bool `[F, N]`, the tokens kept for their attention.
-        kept: bool `[F, N]`, these and the anchors.
+        kept: bool `[F, N]`, the salient tokens and the anchors.
         anchors: int64 `[C]`, flat indices of the anchors, ascending.
     """
 
@@ -96,7 +96,7 @@ def choose(
     video_starts: Sequence[int],
     config: PruneConfig,
 ) -> Choice:
-    """What is kept, and for which reason; arguments as `prune` takes them."""
+    """The tokens to keep, and why; arguments as in `prune`."""
     if frame_features is None:
         frame_features = mean_frame_features(tokens)
     plan = plan_videos(frame_features, video_starts, tokens.shape[1], config)

@@ -1,4 +1,4 @@
-"""Inner products in full float32, as fast as this CPU allows."""
+"""Fast inner products in full float32 precision."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _lock = threading.Lock()
 
 def inner_products(x: Tensor, y: Tensor) -> Tensor:
     """`x @ y.T` of `[P, D]` and `[Q, D]`."""
-    # PyTorch's own mm asks MKL for float32, which keeps off AVX-512 on AMD: oneDNN is twice as fast there and as
-    # fast elsewhere. This is the operator by which Inductor reaches it.
+    # For float32, PyTorch's own mm calls MKL, which does not use AVX-512 on AMD CPUs. oneDNN is twice as fast there
+    # and equally fast elsewhere. Inductor calls oneDNN through this operator too.
     if x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkldnn.is_available():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
         return product
@@ -23,7 +23,7 @@ def inner_products(x: Tensor, y: Tensor) -> Tensor:
 
 
 def gram_matrix(x: Tensor) -> Tensor:
-    """`x @ x.T` of `[P, D]`, exactly symmetric, for three quarters of the price."""
+    """`x @ x.T` of `[P, D]`, exactly symmetric, with three quarters of the work."""
     half = len(x) // 2
     gram = x.new_empty(len(x), len(x))
     gram[half:] = inner_products(x[half:], x)
@@ -34,9 +34,9 @@ def gram_matrix(x: Tensor) -> Tensor:
 
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
-    """No autocast and no TF32 inside: 10 bits of a distance would pick other anchors.
+    """Inside, autocast and TF32 are off: with the 10 bits of TF32, distances would select other anchors.
 
-    On the CPU the products above are float32 whatever the process has asked of its own.
+    On the CPU `inner_products` computes in float32, whatever precision the process has set for its own products.
     """
     with torch.autocast(device_type, enabled=False):
         if device_type != "cuda":

@@ -45,21 +45,21 @@ def _join_nearest(
     UPCAST: tl.constexpr,
     SETTLES_TIES: tl.constexpr,
 ):
-    """What ROWS tokens of a segment join in each of FRAMES anchor frames: one pass over the tokens' channels.
+    """Store which anchor each of ROWS tokens of a segment joins in each of FRAMES anchor frames, and count them.
 
-    A row of the product is a token; its columns are BLOCK_SLOTS anchors of each anchor frame. What is decided is
-    decided for each pair of a token and an anchor frame.
+    All FRAMES share one product: its rows are tokens, its columns BLOCK_SLOTS anchors of each anchor frame. Values of
+    shape `[ROWS * FRAMES]` hold one element for each pair of a token and an anchor frame.
     """
     tokens = (segment.end - segment.start) * x.N
-    # Rows beyond the segment read its last token, slots beyond the anchors their frame's first: no mask, and nothing is
-    # stored.
+    # Rows beyond the segment read its last token, and slots beyond the anchors read token 0 of their frame. So loads
+    # need no mask for them, and their results are not stored.
     row = tl.minimum(first_token + tl.arange(0, ROWS), tokens - 1)
     x_rows = rows_of(x, segment.start + row // x.N, row % x.N)
     column = tl.arange(0, FRAMES * BLOCK_SLOTS)
     column_ordinal = ordinal + column // BLOCK_SLOTS
     column_frame = anchor_frame(segment, column_ordinal)
     column_anchors = anchors_of(segment, column_ordinal)
-    # 32 bits hold it: 2**20 frames of at most 1,024 slots.
+    # This fits 32 bits: 2**20 frames of at most 1,024 slots.
     column_slots = column_frame * slots.per_frame
 
     pair = tl.arange(0, ROWS * FRAMES)
@@ -96,7 +96,7 @@ def _join_nearest(
         if SETTLES_TIES:
             others = tl.where(slot[None, :] == first_best[:, None], float("-inf"), similarity)
             runner_up = tl.maximum(runner_up, tl.maximum(tl.max(others, axis=1), tl.minimum(best, block_best)))
-        # Strictly better: among equals, and where nothing is comparable, the first anchor stands.
+        # Strictly better: ties, and tokens whose similarities are all -inf, keep the first anchor.
         better = block_best > best
         nearest = tl.where(better, first_best, nearest)
         best = tl.where(better, block_best, best)
@@ -162,8 +162,8 @@ def assign_kernel(
 ):
     """Slot of the most similar anchor, -1 for a token that joins none, for a tile of a segment's tokens.
 
-    Each frame has programs for `tiles` tiles, of which its segment, tiled as one, needs no more. A program goes through
-    every LANES-th of its segment's groups of anchor frames, counted from the last, and of those that are left over.
+    The tokens of a segment are tiled as a whole; `tiles` tiles per frame are enough for that. A program handles every
+    LANES-th group of its segment's anchor frames, counted from the last, and its share of those left over.
     """
     padded = row_vectors * ROW_VECTOR
     lane = tl.program_id(0) % LANES
@@ -192,13 +192,13 @@ def assign_kernel(
         grouped = groups * GROUP
         has_pair = ordinals_here - grouped >= PAIR
         pairs = (has_pair & goes_together(grouped, fewer, PAIR)).to(tl.int32)
-        # Work goes to the lanes in turn, this to those after the last group's.
+        # Lanes take work in turn: the pair goes to the lane after that of the last group.
         if (pairs > 0) & (groups % LANES == lane):
             _join_nearest(
                 x, segment, slots, joined, state_ptr, inverse_norm_ptr, tile * ROWS, first_ordinal + grouped,
                 ROWS, PAIR, BLOCK_SLOTS, BLOCK_D, PRECISION, UPCAST, SETTLES_TIES,
             )  # fmt: skip
-        # One by one: a group that does not go together, if there is one, and what is left over.
+        # One at a time: the anchor frames of the group that cannot share a pass, if there is one, and those left over.
         first_apart = tl.minimum(fewer // GROUP * GROUP, grouped)
         apart = tl.where((first_apart < grouped) & (fewer % GROUP != 0), GROUP, 0)
         first_left = grouped + pairs * PAIR
@@ -212,8 +212,8 @@ def assign_kernel(
 
 
 def assign_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
-    """Grid: lanes of anchor frames within frames, so that what shares tokens runs side by side, x tiles of tokens."""
-    # Three products for one, and ties: float32 leaves fewer registers for the rest.
+    """Grid: frames * lanes (lanes fastest, so that programs on the same tokens run side by side) x tiles of tokens."""
+    # float32 takes smaller tiles: its three TF32 products and the ties leave fewer registers.
     is_single = request.dtype == torch.float32
     tiles = -(-shapes.tokens_per_frame // _ROWS)
     return Step(
@@ -243,7 +243,7 @@ def assign_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
             "GROUP_D": request.depth // 2 if is_single else request.depth,
             "BLOCK_D": request.depth if is_single else 2 * request.depth,
             "num_stages": request.stages,
-            # Half precision has lost more in its own rounding than float32 sums lose.
+            # In half precision, rounding of the tokens themselves has lost more than float32 sums lose.
             "SETTLES_TIES": is_single,
             **request.strides,
             **budget_arguments(request, shapes),

@@ -1,4 +1,4 @@
-"""What the kernels that merge hand to their parts together: arguments that belong to one another."""
+"""Arguments that belong together, as tuples that the merging kernels pass to their functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import triton.language as tl
 
 
 class Tokens(NamedTuple):
-    """The tokens `[F, N, D]`: where they start, and strides in elements."""
+    """The tokens `[F, N, D]`: pointer to the first, and strides in elements."""
 
     ptr: Any
     stride_t: Any
@@ -33,7 +33,7 @@ class Segment(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """Of each slot of each frame, its anchor's position in the frame and the number of tokens that joined it."""
+    """For each slot of each frame, the position of its anchor in the frame and the number of tokens that joined it."""
 
     anchor_ptr: Any
     count_ptr: Any
@@ -43,7 +43,7 @@ class Slots(NamedTuple):
 class Joined(NamedTuple):
     """The slot that each token joined in each of `ordinals` anchor frames of its segment, from `first_ordinal` on.
 
-    A row is a frame's, of `padded` tokens.
+    Shape `[F, ordinals, padded]`, where `padded` is N rounded up to whole vectors.
     """
 
     nearest_ptr: Any
@@ -54,17 +54,17 @@ class Joined(NamedTuple):
 
 @triton.jit
 def rows_of(x, frame, i):
-    """Where tokens `i` of frames start, whatever their shapes; 64 bits, since strides may be large."""
+    """Pointers to tokens `i` of frames `frame`, broadcast; in 64 bits, since strides may be large."""
     return x.ptr + frame.to(tl.int64) * x.stride_t + i.to(tl.int64) * x.stride_n
 
 
 @triton.jit
 def anchor_frame(segment, ordinal):
-    """The anchor frame of that ordinal, counted from the segment's last."""
+    """The anchor frame with this ordinal, counted from the segment's last."""
     return segment.end - 1 - ordinal * segment.interval
 
 
 @triton.jit
 def anchors_of(segment, ordinal):
-    """How many anchors the anchor frame of that ordinal has."""
+    """The number of anchors in the anchor frame with this ordinal."""
     return segment.share + (ordinal < segment.rest).to(tl.int32)

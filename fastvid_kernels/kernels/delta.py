@@ -1,4 +1,4 @@
-"""Launch 5: log(density * delta) of every candidate, as an integer that orders alike (Eq. 4; SPEC section 4)."""
+"""Launch 5: log(density * delta) of every candidate, as an integer that sorts the same (Eq. 4; SPEC section 4)."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def delta_kernel(
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Squared distance to the nearest denser candidate, for ROWS tokens of an anchor frame, and the score from it.
+    """Score of ROWS tokens of an anchor frame, from the squared distance to the nearest denser candidate.
 
-    The densest candidate gets +inf where SPEC has the largest distance of the frame. That changes no selection: any
-    other delta is at most the distance to the densest, whose score is the highest, and ties fall to it, by either.
+    For the densest candidate this distance is +inf, where SPEC takes the largest in the frame. The selection is the
+    same: any other delta is at most the distance to the densest, so with either value the densest ranks first.
     """
     padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
@@ -58,7 +58,7 @@ def delta_kernel(
     is_candidate_j = tl.load(rank_ptr + frame + j, mask=j < N, other=0) >= n_salient
     s_i = tl.load(s_ptr + frame + i, mask=i < N, other=0.0)
     s_j = tl.load(s_ptr + frame + j, mask=j < N, other=0.0)
-    # Equal tokens are equally dense; a float32 product made of TF32 ones is not symmetric, and may deny it.
+    # Equal tokens must be equally dense. Their s may differ: a float32 product made of TF32 ones is not symmetric.
     is_tie = (s_j[None, :] == s_i[:, None]) | (distance == 0)
     denser = tl.where(is_tie, j[None, :] < i[:, None], s_j[None, :] < s_i[:, None])
     denser = denser & (is_candidate_j & (j < N))[None, :]

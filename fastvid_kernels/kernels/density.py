@@ -38,7 +38,7 @@ def density_kernel(
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Mean of the `num_neighbors` smallest squared distances, over D, for ROWS tokens of an anchor frame."""
+    """Mean of the `num_neighbors` smallest squared distances, divided by D, for ROWS tokens of an anchor frame."""
     padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
     n_salient, n_context, _, _ = frame_budget(t, segment_start_ptr, segment_end_ptr, N, K, context_millionths, interval)

@@ -1,4 +1,4 @@
-"""Launch 8: the output, salient tokens as they are and anchors with what joined them (Eq. 5; SPEC sections 5 and 6)."""
+"""Launch 8: the output, with salient tokens copied and other tokens merged into anchors (Eq. 5; SPEC sections 5, 6)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fastvid_kernels.kernels.launch import (
 from fastvid_kernels.kernels.plan import context_shares, segment_budget
 from fastvid_kernels.kernels.select import FREE, SALIENT
 
-# Room for the sum of as many tokens as a segment can hold.
+# With this scale, the sum of as many tokens as a segment can hold does not overflow.
 HEADROOM = tl.constexpr(2.0**-24)
 
 
@@ -40,7 +40,7 @@ def _sum_one_by_one(
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sum of HEADROOM times the tokens that joined each row: slow, but one token's NaN stays with its own anchor."""
+    """Sum of HEADROOM times the tokens that joined each row: slow, but a token's NaN reaches only its own anchor."""
     total = tl.zeros([ROWS, BLOCK_D], tl.float32)
     for frame in range(0, segment.end - segment.start):
         u = (segment.start + frame).to(tl.int64)
@@ -49,7 +49,7 @@ def _sum_one_by_one(
             nearest = tl.load(joined.nearest_ptr + cell + row_cell + i).to(tl.int32)
             row_ptr = x.ptr + u * x.stride_t + tl.full([], i, tl.int64) * x.stride_n
             token = tl.load(row_ptr + offset, mask=inside, other=0.0)
-            # A sum, not a product: 0 * NaN would spoil every anchor.
+            # A selection, not a product: 0 * NaN would make every anchor NaN.
             total = tl.where((slot == nearest)[:, None], total + token.to(tl.float32)[None, :] * HEADROOM, total)
     return total
 
@@ -65,7 +65,7 @@ def _nearest(
     FRAMES: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
 ):
-    """What tokens of a segment joined in each of FRAMES anchor frames, `[FRAMES, BLOCK_TOKENS]`; who joined any."""
+    """Slots that tokens joined in FRAMES anchor frames, `[FRAMES, BLOCK_TOKENS]`, and which tokens need loading."""
     tokens = (segment.end - segment.start) * N
     token = first + tl.arange(0, BLOCK_TOKENS)
     t = segment.start + token // N
@@ -103,10 +103,10 @@ def _merge(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Some channels of the merged rows of FRAMES anchor frames: one pass over their segment's tokens.
+    """Some channels of the merged rows of FRAMES anchor frames, which share each pass over their segment's tokens.
 
-    A row of the product is an anchor, BLOCK_SLOTS of them in each anchor frame; tokens are summed in the order of the
-    segment, BLOCK_TOKENS at a time.
+    The rows of the product are BLOCK_SLOTS anchors of each anchor frame. Tokens are summed in the order of the segment,
+    BLOCK_TOKENS at a time.
     """
     tokens = (segment.end - segment.start) * x.N
     inside = channel < x.D
@@ -114,7 +114,7 @@ def _merge(
     row = tl.arange(0, FRAMES * BLOCK_SLOTS)
     row_ordinal = ordinal + row // BLOCK_SLOTS
     row_frame = anchor_frame(segment, row_ordinal)
-    # 32 bits hold it: 2**20 frames of at most 1,024 slots.
+    # This fits 32 bits: 2**20 frames of at most 1,024 slots.
     row_slots = row_frame * slots.per_frame
     for first_slot in range(0, anchors_of(segment, ordinal), BLOCK_SLOTS):
         block_slot = first_slot + tl.arange(0, BLOCK_SLOTS)
@@ -127,7 +127,7 @@ def _merge(
             next_nearest, takes_part = _nearest(
                 joined, state_ptr, segment, first + BLOCK_TOKENS, ordinal, x.N, FRAMES, BLOCK_TOKENS
             )
-            # By way of float32: the interpreter turns a bool into the bits of a bfloat16, not its value.
+            # Through float32: Triton's interpreter converts a bool to bfloat16 by its bits, not by its value.
             one_hot = (block_slot[None, :, None] == nearest[:, None, :]).to(tl.float32).to(tile.dtype)
             one_hot = tl.reshape(one_hot, [FRAMES * BLOCK_SLOTS, BLOCK_TOKENS])
             total = product(one_hot, tile, total, PRECISION, UPCAST)
@@ -135,7 +135,7 @@ def _merge(
         slot = first_slot + row % BLOCK_SLOTS
         scale = tl.full([], 1.0, tl.float32)
         if tl.min(is_finite(total).to(tl.int32)) == 0:
-            # Some token is not finite, or a sum of finite ones is not: add up again, token by token, with room.
+            # Some token is not finite, or a sum overflowed: add up again, token by token and scaled down.
             scale = tl.full([], HEADROOM, tl.float32)
             row_cell = (row_ordinal - joined.first_ordinal) * joined.padded
             total = _sum_one_by_one(x, segment, joined, slot, row_cell, offset, inside, FRAMES * BLOCK_SLOTS, BLOCK_D)
@@ -148,7 +148,7 @@ def _merge(
         own_rows = rows_of(x, row_frame, anchor)
         own = tl.load(own_rows[:, None] + offset[None, :], mask=mask, other=0.0).to(tl.float32) * scale
         merged = weight * own + mean_share * total
-        # Rounding may carry a mean of the largest numbers beyond them.
+        # Rounding may raise a mean of the largest finite numbers beyond them.
         limit = tl.full([], largest, tl.float32) * scale
         bounded = tl.where(merged > limit, limit, tl.where(merged < -limit, -limit, merged))
         merged = tl.where(is_finite(own) & is_finite(total), bounded, merged) / scale
@@ -197,10 +197,10 @@ def emit_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """BLOCK_D channels of all the rows that one frame keeps, if its anchor frame is one of `ordinals`.
+    """BLOCK_D channels of all rows that one frame keeps, if its ordinal is one of the `ordinals` of this launch.
 
-    Anchors of anchor frames that go together are merged by the program of the last of these frames, their first.
-    The last frames go first: they are still in cache.
+    Where anchor frames go together, the program of the last of these frames merges the anchors of all of them.
+    Programs start with the last frames, which are still in cache.
     """
     padded = row_vectors * ROW_VECTOR
     t = T - 1 - tl.program_id(0)

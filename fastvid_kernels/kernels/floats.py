@@ -1,7 +1,7 @@
-"""What of floating-point numbers the kernels rely on, written so that no compiler can turn it round.
+"""Tests and keys of floating-point numbers that no compiler optimisation can change.
 
-Finite is not `x - x == 0`: where x is a product, a compiler may fuse it into the difference, which then is the
-product's rounding error. And no maximum carries a NaN: the hardware's drops it.
+`x - x == 0` does not test that x is finite: where x is a product, a compiler may fuse it into the subtraction, whose
+result is then the product's rounding error. A maximum does not propagate NaN: the hardware's maximum drops it.
 """
 
 from __future__ import annotations

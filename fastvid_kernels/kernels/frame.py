@@ -49,7 +49,7 @@ def frame_kernel(
     BLOCK_N: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Partial dot product and squared norms, over every SPLITS-th block of channels; rank of some tokens by attention.
+    """Partial dot product and squared norms over every SPLITS-th block of channels; attention ranks of some tokens.
 
     `feature_ptr` holds features `[T, CHANNELS]`, or tokens `[T, N, CHANNELS]` whose mean is the feature.
     """
@@ -90,7 +90,7 @@ def frame_kernel(
             other_attn = tl.load(attn_ptr + other.to(tl.int64) * stride_an, mask=other < N, other=0.0)
             before = comes_before(float_key(other_attn.to(tl.float32)), other, key, token) & (other < N)[None, :]
             rank += tl.sum(before.to(tl.int32), axis=1)
-        # To the row's end, since rows are read whole: what stands beyond the frame decides nothing.
+        # Up to the end of the padded row, since rows are read whole: ranks beyond the frame change nothing.
         tl.store(rank_ptr + t.to(tl.int64) * stride_rank + token, rank.to(tl.int16), mask=token < stride_rank)
 
 

@@ -1,4 +1,4 @@
-"""Launch 8 of a backward pass, in place of emit: what each token gets from the rows that it was merged into."""
+"""Launch 8 of a backward pass, in place of emit: each token's gradient, from the output rows that it is part of."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def gradient_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """BLOCK_D channels of the gradient of BLOCK_TOKENS tokens of a frame: it gathers, so nobody writes what others do.
+    """BLOCK_D channels of the gradient of BLOCK_TOKENS tokens of a frame. No two programs write the same element.
 
-    Terms are added in ascending order of anchor frames, which is descending order of ordinals. Where these come in
-    several launches, sums so far wait in the output, in half precision their upper halves, the lower ones in `low_ptr`.
+    Terms are added in ascending order of anchor frames, which is descending order of ordinals. Between launches, the
+    output holds the float32 sums so far. In half precision it holds their upper 16 bits, and `low_ptr` the lower 16.
     """
     padded = row_vectors * ROW_VECTOR
     t = tl.program_id(0)
@@ -94,7 +94,7 @@ def gradient_kernel(
             takes_part = slot >= 0
             slots = u.to(tl.int64) * slots_per_frame
             count = tl.load(count_ptr + slots + slot, mask=takes_part, other=0)
-            # Exact quotients: these are the eager backend's weights to the bit.
+            # Correctly rounded quotients give the same bits as the eager backend's weights.
             weight = tl.maximum(beta, tl.div_rn(1.0, (count + 1).to(tl.float32)))
             mean_share = tl.div_rn(1.0 - weight, tl.maximum(count, 1).to(tl.float32))
             takes_part = takes_part & (tl.where(is_anchor, 0.0, weight) < 1.0)
@@ -102,7 +102,7 @@ def gradient_kernel(
             rows = grad_ptr + row[:, None] * D + channel[None, :]
             grad = tl.load(rows, mask=takes_part[:, None] & inside[None, :], other=0.0).to(tl.float32)
             term = tl.where(is_anchor, weight, mean_share)[:, None] * grad
-            # Nothing is added where nothing was joined: 0 * inf would be NaN.
+            # A selection, not a weight of 0 where the token takes no part: 0 * inf would be NaN.
             total = tl.where(takes_part[:, None], total + term, total)
 
     if is_last == 0:

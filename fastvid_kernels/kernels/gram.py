@@ -22,7 +22,7 @@ _BLOCK = 64
 
 @triton.jit
 def product(x, y, accumulator, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
-    """`accumulator + x @ y` with float32 accumulation; the interpreter cannot multiply bfloat16 as it is."""
+    """`accumulator + x @ y`, summed in float32; UPCAST is for the interpreter, which cannot multiply bfloat16."""
     if UPCAST:
         x = x.to(tl.float32)
         y = y.to(tl.float32)
@@ -68,7 +68,7 @@ def gram_kernel(
     i = row * BLOCK + tl.arange(0, BLOCK)
     j = (row + tile) * BLOCK + tl.arange(0, BLOCK)
     frame_ptr = x_ptr + t.to(tl.int64) * stride_t
-    # Rows beyond the frame read its last token: no mask, and what comes of them is not stored.
+    # Rows beyond the frame read its last token, so that loads need no mask for them; their products are never used.
     i_ptr = frame_ptr + tl.minimum(i, N - 1).to(tl.int64) * stride_n
     j_ptr = frame_ptr + tl.minimum(j, N - 1).to(tl.int64) * stride_n
     accumulator = tl.zeros([BLOCK, BLOCK], tl.float32)
@@ -81,7 +81,7 @@ def gram_kernel(
         y = tl.load(j_ptr[None, :] + offset[:, None], mask=(channel < range_end)[:, None], other=0.0)
         accumulator = product(x, y, accumulator, PRECISION, UPCAST)
     matrix_ptr = gram_ptr + (tl.program_id(0).to(tl.int64) * SPLITS + split) * padded * padded
-    # Rows of whole vectors, of which the compiler knows; what stands beyond column N is never used.
+    # Rows are stored up to `padded`, which the compiler knows to be whole vectors; columns beyond N are never used.
     mask = (i < N)[:, None] & (j < padded)[None, :]
     tl.store(matrix_ptr + i[:, None] * padded + j[None, :], accumulator, mask=mask)
     if tile > 0:
@@ -102,7 +102,7 @@ def squared_norms(matrix_ptr, token, N, padded, SPLITS: tl.constexpr):
 def squared_distances(matrix_ptr, i, j, N, padded, SPLITS: tl.constexpr):
     """`|x_i - x_j|^2`, `[I, J]` float32: +inf where NaN or infinite, 0 between equal finite tokens.
 
-    Norms come from the same products as the rest, so that equal tokens cancel exactly. Beyond N stands anything.
+    Norms come from the same products as the rest, so that equal tokens cancel exactly. Values beyond N are arbitrary.
     """
     mask = (i < N)[:, None] & (j < padded)[None, :]
     inner = tl.zeros([i.shape[0], j.shape[0]], tl.float32)
@@ -112,7 +112,7 @@ def squared_distances(matrix_ptr, i, j, N, padded, SPLITS: tl.constexpr):
     norm_i = squared_norms(matrix_ptr, i, N, padded, SPLITS)
     norm_j = squared_norms(matrix_ptr, j, N, padded, SPLITS)
     distance = norm_i[:, None] + norm_j[None, :] - 2.0 * inner
-    # A comparison, not a maximum: the hardware's maximum of NaN and 0 is 0, a duplicate of everything.
+    # A comparison, not a maximum: the hardware's maximum of NaN and 0 is 0, the distance of equal tokens.
     return tl.where(distance == distance, tl.where(distance > 0, distance, 0.0), float("inf"))
 
 

@@ -1,7 +1,7 @@
-"""Which anchor frames of a segment one pass over its tokens serves, in `assign` and `emit`: four, two, or one.
+"""How many anchor frames of a segment share a pass over its tokens, in `assign` and `emit`: four, two, or one.
 
-Counted from the segment's last, they go in groups of four; of those left over, two go as a pair. What goes together
-depends on the segment alone, so that a video gives the same bits in any company.
+Counted from the segment's last, anchor frames form groups of four; of those left over, two form a pair. The grouping
+depends on the segment alone, so that a video's bits do not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import triton.language as tl
 
 GROUP = 4
 PAIR = tl.constexpr(2)
-# Anchors of an anchor frame that a pass takes at once.
+# Anchors of an anchor frame that one product takes at once.
 BLOCK_SLOTS = 32
-# Of a block: a product of a group's anchors does not fit the registers of four.
+# Warps of a block: the product for a group's anchors does not fit the registers of four warps.
 WARPS = 8
 
 
 @triton.jit
 def fewer_from(share, rest, first_ordinal, BLOCK_SLOTS: tl.constexpr):
-    """From which ordinal on, counted from the first, anchor frames have a block of slots fewer; 0 if all have as many.
+    """Ordinal, counted from `first_ordinal`, from which anchor frames have one block of slots fewer; 0 if none differ.
 
     Of a segment's anchor frames, the last `rest` have `share + 1` anchors, the others `share`.
     """
@@ -28,5 +28,5 @@ def fewer_from(share, rest, first_ordinal, BLOCK_SLOTS: tl.constexpr):
 
 @triton.jit
 def goes_together(ordinal, fewer, FRAMES: tl.constexpr):
-    """Whether FRAMES anchor frames from `ordinal` on have equally many blocks: no pass is idle for any of them."""
+    """Whether FRAMES anchor frames from `ordinal` on have equally many blocks of slots, so that all need each pass."""
     return (fewer <= ordinal) | (fewer >= ordinal + FRAMES)

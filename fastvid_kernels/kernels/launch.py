@@ -1,4 +1,4 @@
-"""What the launches of a call share: request, sizes, tiles, scratch, common arguments. Nothing here looks at data."""
+"""What the launches of a call share: request, sizes, tiles, scratch, common arguments. Nothing here reads data."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from fastvid_kernels.kernels.groups import GROUP
 from fastvid_kernels.kernels.limits import FRAME_TILES
 
 _ALIGNMENT = 16
-# Rows of per-token scratch hold whole vectors of so many elements; kernels take the number of vectors, and so know it.
+# Rows of per-token scratch are padded to a multiple of this many elements. Kernels take the number of such vectors in a
+# row, so that the compiler knows the alignment.
 _ROW_ALIGNMENT = 8
 ROW_VECTOR = tl.constexpr(_ROW_ALIGNMENT)
-# Beyond this many tokens a frame, the Gram matrices of all frames at once would outgrow a fraction of the tokens.
+# With more tokens a frame than this, frames go in chunks, whose Gram matrices take a fraction of the tokens' bytes.
 _ONE_CHUNK_TOKENS = 256
 _GRAM_SHARE = 8
-# What tokens join is kept for so many of a segment's anchor frames at once as fit a fraction of the tokens, or this.
+# The slots that tokens join are stored for a chunk of each segment's anchor frames at a time. They take up to the
+# larger of a fraction of the tokens' bytes, and _NEAREST_BYTES.
 _NEAREST_SHARE = 8
 _NEAREST_BYTES = 1 << 26
-# From this size on it lies where the Gram matrices were, of which nothing is needed by then. Smaller ones lie apart, so
-# that all the scratch of a finished call can be looked into.
+# From this size on, these slots overwrite the Gram matrices, which are no longer needed by then. Smaller ones have
+# memory of their own, so that all the scratch of a finished call can be inspected.
 _OVERLAID_BYTES = 1 << 20
-# How every kernel is compiled. Products and sums are never fused: what is written is what is computed, whatever a
-# compiler's default is (on in Triton 3.6, and Triton 3.10 turns it round).
+# How every kernel is compiled. Products and sums are never fused, so that kernels compute what is written, whatever
+# the compiler's default (Triton 3.6 fuses; Triton 3.10 reverses its default).
 OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
 # Elements of a tile of distances: 32 registers a thread.
 _CANDIDATE_TILE = 4096
@@ -37,7 +39,7 @@ _CANDIDATE_TILE = 4096
 
 @dataclass(frozen=True)
 class Request:
-    """All that the launches of a call depend on but for addresses; it can be hashed.
+    """All that the launches of a call depend on, except addresses; hashable.
 
     Attributes:
         frames: F, of all videos.
@@ -52,8 +54,8 @@ class Request:
         config: the hyperparameters.
         on_amd: whether the device is AMD's.
         interpreted: whether Triton's interpreter runs the kernels.
-        frames_per_chunk, ordinals_per_chunk: sizes of chunks, or None for those that bound the scratch.
-        is_backward: whether it is the gradient that is asked for.
+        frames_per_chunk, ordinals_per_chunk: sizes of chunks, or None for sizes that bound the scratch.
+        is_backward: whether the call is a backward pass.
     """
 
     frames: int
@@ -74,12 +76,12 @@ class Request:
 
     @property
     def strides(self) -> dict[str, int]:
-        """Of the tokens, as arguments."""
+        """Strides of the tokens, as kernel arguments."""
         return {f"stride_{axis}": stride for axis, stride in zip("tnd", self.token_strides, strict=True)}
 
     @property
     def arithmetic(self) -> dict[str, Any]:
-        """How matrix products are computed: never in TF32, and as float32 where the interpreter knows no bfloat16."""
+        """How matrix products are computed: never in plain TF32; the interpreter computes bfloat16 ones in float32."""
         three_tf32 = self.dtype == torch.float32 and not self.on_amd and not self.interpreted
         return {
             "PRECISION": "tf32x3" if three_tf32 else "ieee",
@@ -88,12 +90,12 @@ class Request:
 
     @property
     def depth(self) -> int:
-        """Channels of a product's tile: 128 bytes."""
+        """Channels in a tile of a product: 128 bytes of them."""
         return 128 // self.dtype.itemsize
 
     @property
     def stages(self) -> int:
-        """Tiles in flight: AMD's shared memory holds two."""
+        """Stages of software pipelining: AMD's shared memory holds the tiles of two."""
         return 2 if self.on_amd else 3
 
 
@@ -101,8 +103,8 @@ class Request:
 class Shapes:
     """Sizes of a call, and the sizes of its tiles.
 
-    Tiles, splits and so the order of every sum follow from N, D and the hyperparameters alone, so that a video gives
-    the same bits in any company. Chunks bound the scratch, and change no sum.
+    Tiles and splits, and with them the order of every sum, follow from N, D and the hyperparameters alone, so that a
+    video's bits do not depend on the rest of the batch. Chunks bound the scratch, and change no sum.
     """
 
     frames: int
@@ -118,7 +120,7 @@ class Shapes:
 
     @property
     def block_n(self) -> int:
-        """A tile that holds all tokens of a frame: one of few, since each is a kernel of its own."""
+        """Size of a tile that holds all tokens of a frame: one of a few, since each is compiled on its own."""
         return next(tile for tile in FRAME_TILES if tile >= self.tokens_per_frame)
 
     @property
@@ -133,7 +135,7 @@ class Shapes:
 
     @property
     def row_vectors(self) -> int:
-        """Vectors of such a row."""
+        """Vectors in a row of per-token scratch."""
         return self.padded // _ROW_ALIGNMENT
 
     @property
@@ -156,17 +158,18 @@ def plan_shapes(request: Request) -> Shapes:
     frames_per_chunk = frames
     if n > _ONE_CHUNK_TOKENS and slots > 0:
         gram_bytes = gram_splits * _round_up(n, _ROW_ALIGNMENT) ** 2 * 4
-        # Those of a backward pass lie in its output.
+        # A backward pass keeps its Gram matrices in its output.
         share = 1 if request.is_backward else _GRAM_SHARE
         frames_per_chunk = min(frames, max(1, token_bytes // share // gram_bytes))
     ordinals = ordinals_per_chunk = -(-frames // interval)
     if slots > 0:
         nearest_bytes = max(token_bytes // _NEAREST_SHARE, _NEAREST_BYTES)
         ordinal_bytes = 2 * frames * _round_up(n, _ROW_ALIGNMENT)
-        # Chunks of a backward pass in half precision keep halves of all sums, as large as the tokens: not for less.
+        # In half precision, chunks of a backward pass need scratch as large as the tokens, for the lower halves of the
+        # sums (`low`). So there is one chunk, unless several take less memory.
         has_low = request.is_backward and request.dtype.itemsize < 4
         if not (has_low and ordinals * ordinal_bytes <= token_bytes + nearest_bytes):
-            # Whole groups: which anchor frames go together may not depend on chunks.
+            # Chunks are whole groups, so that they do not change which anchor frames go together.
             groups = max(1, nearest_bytes // ordinal_bytes // GROUP)
             ordinals_per_chunk = min(ordinals, groups * GROUP)
     return Shapes(
@@ -193,12 +196,12 @@ class Array:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def lay_out(request: Request, shapes: Shapes) -> tuple[dict[str, Array], int]:
-    """All scratch of a call by name, and the bytes of it all; without what `lies_in_output` names."""
+    """The scratch arrays of a call by name, except those that `lies_in_output` names, and their total size in bytes."""
     frames, padded, slots = shapes.frames, shapes.padded, max(shapes.slots, 1)
     wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
         "partial": (torch.float64, (frames, shapes.feature_splits, 3)),
@@ -214,7 +217,7 @@ def lay_out(request: Request, shapes: Shapes) -> tuple[dict[str, Array], int]:
         "inverse_norm": (torch.float32, (frames, slots)),
         "count": (torch.int32, (frames, slots)),
     }
-    # Without anchors nobody reads these; they are of the same type, so that kernels are the same.
+    # Without anchors these are never read. They keep their types, so that the compiled kernels are the same.
     anchor_frames = frames if shapes.has_anchors else 0
     wanted |= {"s": (torch.float32, (anchor_frames, padded)), "key": (torch.int32, (anchor_frames, padded))}
     if "gram" not in lies_in_output(request, shapes):
@@ -222,7 +225,8 @@ def lay_out(request: Request, shapes: Shapes) -> tuple[dict[str, Array], int]:
         wanted["gram"] = (torch.float32, (matrices, shapes.gram_splits, padded, padded))
     wanted["nearest"] = (torch.int16, (anchor_frames, shapes.ordinals_per_chunk, padded))
     if request.is_backward:
-        # Where terms come in several launches, sums so far wait in the output: all bits of float32, or the upper half.
+        # Between launches, the output holds the float32 sums, or in half precision their upper halves; `low` holds the
+        # lower halves.
         waits = shapes.ordinals > shapes.ordinals_per_chunk and request.dtype.itemsize < 4
         wanted["low"] = (torch.int16, (frames * shapes.tokens_per_frame if waits else 0, shapes.channels))
     arrays: dict[str, Array] = {}
@@ -237,7 +241,7 @@ def lay_out(request: Request, shapes: Shapes) -> tuple[dict[str, Array], int]:
 
 
 def lies_in_output(request: Request, shapes: Shapes) -> dict[str, torch.dtype]:
-    """Scratch that a backward pass keeps in its output: that is as large as the tokens, and written last."""
+    """Scratch that a backward pass keeps in its output, which is as large as the tokens and is written last."""
     matrix_bytes = shapes.gram_splits * shapes.padded**2 * 4
     output_bytes = shapes.frames * shapes.tokens_per_frame * shapes.channels * request.dtype.itemsize
     fits = shapes.has_anchors and shapes.frames_per_chunk * matrix_bytes <= output_bytes
@@ -245,7 +249,7 @@ def lies_in_output(request: Request, shapes: Shapes) -> dict[str, torch.dtype]:
 
 
 class Pointer:
-    """An address that a launch takes where it would take a tensor; making it costs less than a view."""
+    """An address that a launch accepts in place of a tensor; it costs less to make than a view."""
 
     __slots__ = ("_address", "dtype")
 
@@ -254,12 +258,12 @@ class Pointer:
         self.dtype = dtype
 
     def data_ptr(self) -> int:
-        """The address, by the name that Triton asks for."""
+        """The address, by the method that Triton calls."""
         return self._address
 
 
 class Workspace:
-    """The scratch of a call, in one allocation: addresses for launches, tensors for whoever looks into it."""
+    """The scratch of a call, in one allocation: addresses for launches, and tensors to inspect it."""
 
     def __init__(self, arrays: dict[str, Array], size: int, device: torch.device) -> None:
         self._arrays = arrays
@@ -267,7 +271,7 @@ class Workspace:
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
+        """Total size in bytes."""
         return len(self._bytes)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -276,24 +280,24 @@ class Workspace:
 
     @property
     def is_aligned(self) -> bool:
-        """Whether its arrays start at multiples of 16 bytes, as far as their layout lets them."""
+        """Whether the allocation starts at a multiple of 16 bytes."""
         return self._bytes.data_ptr() % _ALIGNMENT == 0
 
     def pointers(self) -> dict[str, Pointer]:
-        """Of every array; null of an empty one, since an address behind the allocation is no device's to a driver."""
+        """Pointers to the arrays by name; null for an empty one, since an address past the end may be on no device."""
         base = self._bytes.data_ptr()
         return {
             name: Pointer(base + array.offset if array.size else 0, array.dtype) for name, array in self._arrays.items()
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """As `pointers`, for Triton's interpreter, which looks behind them."""
+        """The arrays by name, as tensors, for Triton's interpreter, which needs more than addresses."""
         return {name: self[name] for name in self._arrays}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One launch: a kernel, its grid, which array goes to which of its pointers, and all its other arguments."""
+    """One launch: a kernel, its grid, the name of the array for each of its pointers, and its other arguments."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -302,11 +306,11 @@ class Step:
 
     @property
     def name(self) -> str:
-        """Of the stage."""
+        """The name of the stage."""
         return str(self.kernel.__name__).removesuffix("_kernel")
 
     def run(self, arrays: dict[str, Any]) -> Any:
-        """Launch it on arrays by name; returns what Triton compiled for that, or None where nothing was."""
+        """Launch it on arrays by name; returns the kernel that Triton compiled for it, or None if it compiled none."""
         pointers = {parameter: arrays[name] for parameter, name in self.arrays.items()}
         return self.kernel[self.grid](**pointers, **self.constants)
 
@@ -320,7 +324,7 @@ class Step:
 
     @cached_property
     def _positional(self) -> tuple[list[Any], list[tuple[int, str]]]:
-        """All arguments in the kernel's order, and which of them are arrays."""
+        """All arguments in the kernel's order, and the positions and names of those that are arrays."""
         names = self.kernel.arg_names
         positions = [(names.index(parameter), name) for parameter, name in self.arrays.items()]
         return [self.constants.get(name) for name in names], positions
@@ -330,11 +334,11 @@ class Step:
         return (*self.grid, 1, 1)[:3]
 
 
-# Where a kernel reads its frame's segment, and from what it knows the frame's budget.
+# The pointers through which a kernel reads the segment of its frame.
 SEGMENT_ARRAYS = {"segment_start_ptr": "segment_start", "segment_end_ptr": "segment_end"}
 
 
-# Integers that merely count are left out of what Triton compiles in (1, multiples of 16): they change with every call.
+# Triton must not specialise kernels on these integers (as 1 or as multiples of 16), since they vary from call to call.
 BUDGET_ARGUMENTS = ("N", "K", "context_millionths", "interval")
 
 

@@ -1,4 +1,4 @@
-"""What the kernels can hold; apart from them, so that it can be asked where Triton is missing."""
+"""Size limits of the kernels, in a module that can be imported without Triton."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 MAX_FRAMES: Final = 1 << 20
 MAX_TOKENS_PER_FRAME: Final = 1024
-# Tokens of a frame that a tile holds: each size is a kernel of its own.
+# Sizes of a tile that holds all tokens of a frame: each size is compiled as a kernel of its own.
 FRAME_TILES: Final = (64, 256, MAX_TOKENS_PER_FRAME)
 
 

@@ -1,7 +1,7 @@
 """The launches of the Triton backend, in order.
 
 What depends on shapes and settings alone (sizes, the layout of the scratch, every argument of every launch) is a
-`Recipe`, made once and kept. A call allocates, and puts addresses in.
+`Recipe`, made once and cached. A call only allocates memory and fills in addresses.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from fastvid_kernels.kernels.limits import MAX_FRAMES, MAX_TOKENS_PER_FRAME, fit
 from fastvid_kernels.kernels.plan import plan_step
 from fastvid_kernels.kernels.select import select_step
 
-# They hold numbers and names, about 20 KB each, and no memory of a device.
+# A recipe is about 20 KB of numbers and names, without device memory.
 _KEPT_RECIPES = 256
 
 
@@ -48,13 +48,13 @@ class Recipe:
     """All that calls of one kind share.
 
     Attributes:
-        request: what they ask for.
+        request: what the launches depend on.
         shapes: sizes.
         scratch: the layout of the scratch.
-        scratch_bytes: of it all.
-        in_output: types of what lies in the output until that is written.
+        scratch_bytes: its size.
+        in_output: dtypes, by name, of the scratch arrays that are kept in the output until it is written.
         steps: the launches in order.
-        compiled: what Triton compiled for them, by all that it looks at beside the steps' own arguments.
+        compiled: the kernels that Triton compiled for the steps, by `Call.kind`.
     """
 
     request: Request
@@ -94,7 +94,7 @@ class Call:
         return self.recipe.request.config
 
     def kind(self) -> Hashable:
-        """What Triton looks at beside sizes: the device, types, and which addresses are multiples of 16."""
+        """What Triton specialises on besides sizes: the device, dtypes, and which addresses are multiples of 16."""
         tensors = (self.tokens, self.attn, self.frame_features, self.cu_frames, self.output, self.indices, self.grad)
         types = [(one.dtype, one.data_ptr() % 16 == 0) for one in tensors if one is not None]
         return self.tokens.device, self.workspace.is_aligned, *types
@@ -153,10 +153,10 @@ def prune_backward(
 ) -> Tensor:
     """Gradient of the tokens, from checked arguments, without reading any of them on the host.
 
-    Of memory it takes the gradient, and beside it scratch of an eighth of the tokens (at least 64 MiB) and some bytes a
-    token. In half precision what joined what is not bounded by that share but by 1.125 times the tokens, about
-    F / (anchor_interval * D) of them: a sixteenth for a thousand frames of 3,584 channels. Tokens of so few channels
-    that a frame's are smaller than its matrix of distances need scratch for that as well.
+    Besides the gradient, it allocates scratch of an eighth of the tokens' bytes (at least 64 MiB) and a few bytes per
+    token. In half precision, the bound for the anchors that tokens join is 1.125 times the tokens' bytes instead. They
+    take about F / (anchor_interval * D) of the tokens' bytes: 7 % for 1,000 frames of 3,584 channels. The matrix of
+    distances is scratch as well where it takes more bytes than the tokens of a frame.
 
     Args:
         grad: `[F * K, D]`, gradient of the kept tokens, in the dtype of the tokens.
@@ -168,7 +168,7 @@ def prune_backward(
     Raises:
         ValueError: a frame has more tokens, or the batch more frames, than the kernels hold.
     """
-    # A loss that is a mere sum gives one number for all; what comes out of a model's layers has rows of its own.
+    # The gradient of a plain sum is one expanded number; gradients from a model's layers are contiguous already.
     call = prepare(tokens, attn, frame_features, cu_frames, config, grad=grad.contiguous())
     with torch.cuda.device(tokens.device) if tokens.is_cuda else nullcontext():
         launch(call)
@@ -186,9 +186,9 @@ def prepare(
     frames_per_chunk: int | None = None,
     ordinals_per_chunk: int | None = None,
 ) -> Call:
-    """Find the recipe, allocate outputs and scratch; chunks have sizes of their own if they are given.
+    """Find the recipe, and allocate outputs and scratch. Sizes of chunks override those of the recipe if given.
 
-    With the contiguous gradient of the kept tokens it is a backward pass.
+    If `grad` is given (the contiguous gradient of the kept tokens), the call is a backward pass.
     """
     frames, tokens_per_frame, channels = tokens.shape
     if not fits_kernels(frames, tokens_per_frame):
@@ -230,10 +230,10 @@ def prepare(
 
 
 def launch(call: Call) -> None:
-    """All stages: eight launches; four more for each further chunk of frames, two for one of anchor frames.
+    """All stages: eight launches, four more for each further chunk of frames, and two for each of anchor frames.
 
-    Triton finds what it has compiled by looking at every argument of every launch, which costs the host more than all
-    else. Calls of one recipe differ in addresses alone: what the first one compiled is launched again by the next.
+    To find a compiled kernel, Triton looks at every argument of every launch, which costs the host more than all else.
+    Calls with the same recipe differ in addresses alone, so later calls launch what the first one compiled.
     """
     arrays, recipe = call.arrays(), call.recipe
     kind = call.kind()
@@ -250,7 +250,7 @@ def launch(call: Call) -> None:
 
 @lru_cache(maxsize=_KEPT_RECIPES)
 def recipe_for(request: Request) -> Recipe:
-    """The recipe of all calls that ask for the same; a few are kept, in every thread's reach."""
+    """The recipe of a request; the latest ones are cached, for all threads."""
     shapes = plan_shapes(request)
     scratch, scratch_bytes = lay_out(request, shapes)
     steps = tuple(_steps(request, shapes))
@@ -268,7 +268,7 @@ def _steps(request: Request, shapes: Shapes) -> Iterator[Step]:
             yield delta_step(request, shapes, first_frame, frames)
         yield select_step(request, shapes, first_frame, frames)
     chunks = range(0, shapes.ordinals, shapes.ordinals_per_chunk)
-    # Earlier anchor frames have higher ordinals, and their terms are the first of a gradient.
+    # A gradient adds the terms of earlier anchor frames first, and these have higher ordinals.
     for first_ordinal in reversed(chunks) if request.is_backward else chunks:
         if shapes.has_anchors:
             yield assign_step(request, shapes, first_ordinal)

@@ -13,7 +13,7 @@ from fastvid_kernels.kernels.limits import MAX_FRAMES
 
 # A transition is packed as (quantised cosine + offset) << bits | position, so that one order compares both.
 POSITION_BITS = tl.constexpr(MAX_FRAMES.bit_length() - 1)
-# The offset leaves 0 to what is not finite: below every cosine, and below every tau, clamped to -2 or not.
+# The offset leaves 0 for non-finite transitions: below every cosine, and below every tau, which is clamped to -2.
 COSINE_OFFSET = (1 << 41) + 1
 _OFFSET = tl.constexpr(COSINE_OFFSET)
 _LARGEST = tl.constexpr((1 << 63) - 1)
@@ -21,16 +21,16 @@ _LARGEST = tl.constexpr((1 << 63) - 1)
 
 @triton.jit
 def _context(length, N, K, CONTEXT_MILLIONTHS, INTERVAL):
-    """Of a segment of so many frames: (context tokens, anchor frames)."""
+    """(context tokens, anchor frames) of a segment of `length` frames."""
     anchor_frames = (length + INTERVAL - 1) // INTERVAL
-    # 2**20 frames of 1,024 tokens have 32-bit numbers; only millionths of them have not.
+    # Token counts fit 32 bits (2**20 frames of 1,024 tokens); only their products with millionths need 64.
     context = (length.to(tl.int64) * K * CONTEXT_MILLIONTHS // 1000000).to(tl.int32)
     return tl.minimum(context, anchor_frames * (N - K)), anchor_frames
 
 
 @triton.jit
 def context_shares(start, end, N, K, CONTEXT_MILLIONTHS, INTERVAL):
-    """Of the segment [start, end): (anchor frames, share, rest).
+    """(anchor frames, share, rest) of the segment [start, end).
 
     Each anchor frame has `share` anchors, and the last `rest` of them one more.
     """
@@ -42,7 +42,7 @@ def context_shares(start, end, N, K, CONTEXT_MILLIONTHS, INTERVAL):
 def segment_budget(frame, start, end, N, K, CONTEXT_MILLIONTHS, INTERVAL):
     """What a frame of the segment [start, end) keeps: (n_salient, n_context, anchor ordinal, rows before it).
 
-    The ordinal counts anchor frames from the segment's last; rows are counted from the first output row of all, int64.
+    The ordinal counts anchor frames from the segment's last; rows are counted from the start of the output, in int64.
     """
     length = end - start
     position = frame - start
@@ -58,7 +58,7 @@ def segment_budget(frame, start, end, N, K, CONTEXT_MILLIONTHS, INTERVAL):
     ordinal = to_last // INTERVAL
     is_anchor_frame = to_last % INTERVAL == 0
     n_context = tl.where(is_anchor_frame, context_share + (ordinal < context_rest).to(tl.int32), 0)
-    # Earlier anchor frames are those of a higher ordinal; a frame between two stands before the next one's ordinal.
+    # Earlier anchor frames have higher ordinals; a frame between two anchor frames has the ordinal of the later one.
     first_before = ordinal + 1
     further = (anchor_frames - first_before).to(tl.int64)
     context_before = further * context_share + tl.maximum(context_rest - first_before, 0)
@@ -68,7 +68,7 @@ def segment_budget(frame, start, end, N, K, CONTEXT_MILLIONTHS, INTERVAL):
 
 @triton.jit
 def frame_budget(frame, segment_start_ptr, segment_end_ptr, N, K, CONTEXT_MILLIONTHS, INTERVAL):
-    """`segment_budget` of a frame of the segment that `plan` wrote down for it."""
+    """`segment_budget` of a frame, in the segment that `plan_kernel` stored for it."""
     start = tl.load(segment_start_ptr + frame)
     end = tl.load(segment_end_ptr + frame)
     return segment_budget(frame, start, end, N, K, CONTEXT_MILLIONTHS, INTERVAL)
@@ -76,7 +76,7 @@ def frame_budget(frame, segment_start_ptr, segment_end_ptr, N, K, CONTEXT_MILLIO
 
 @triton.jit
 def _video_bound(cu_frames_ptr, video, T, BLOCK: tl.constexpr):
-    """`cu_frames[video]`, held between its predecessors and T."""
+    """`cu_frames[video]`, clamped between its predecessors and T."""
     bound = 0
     for first in range(0, video + 1, BLOCK):
         entry = first + tl.arange(0, BLOCK)

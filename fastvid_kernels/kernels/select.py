@@ -19,7 +19,7 @@ from fastvid_kernels.kernels.launch import (
 )
 from fastvid_kernels.kernels.plan import frame_budget
 
-# What `state` says of a token; an anchor's is its slot + 1.
+# Values of a token's `state`; that of an anchor is its slot + 1.
 FREE = tl.constexpr(0)
 SALIENT = tl.constexpr(-1)
 
@@ -48,7 +48,7 @@ def select_kernel(
     BLOCK_N: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The `n_salient` tokens first by attention, and the `n_context` candidates first by score."""
+    """Select the `n_salient` tokens with the largest attention, and the `n_context` candidates with the best score."""
     padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
     n_salient, n_context, _, rows_before = frame_budget(
@@ -56,7 +56,7 @@ def select_kernel(
     )
     frame = t.to(tl.int64) * padded
     i = tl.arange(0, BLOCK_N)
-    # Rows are read whole, in vectors: what stands beyond the frame decides nothing.
+    # Rows are read whole, in vectors: values beyond the frame change nothing.
     attention_rank = tl.load(rank_ptr + frame + i, mask=i < padded, other=0)
     is_salient = tl.where(i < N, attention_rank, BLOCK_N) < n_salient
     is_anchor = i < 0
@@ -81,7 +81,7 @@ def select_kernel(
     tl.store(anchor_row_ptr + slots + slot, row, mask=is_anchor)
     if n_context > 0:
         matrix_ptr = gram_ptr + tl.program_id(0).to(tl.int64) * SPLITS * padded * padded
-        # Not the fast root: it takes the square of a subnormal norm for 0, and everything joins the first anchor.
+        # Not the approximate root: it takes a subnormal square for 0, and then all tokens join the first anchor.
         norm = tl.sqrt_rn(squared_norms(matrix_ptr, i, N, padded, SPLITS))
         inverse_norm = tl.where(norm == 0, 0.0, tl.div_rn(1.0, norm))
         tl.store(inverse_norm_ptr + slots + slot, inverse_norm, mask=is_anchor)

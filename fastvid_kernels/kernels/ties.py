@@ -1,4 +1,4 @@
-"""Launch 7's second look: the most similar anchor where float32 cannot tell (Eq. 5; SPEC sections 5 and 8)."""
+"""Near ties in launch 7: the most similar anchor in float64, where float32 cannot tell (Eq. 5; SPEC sections 5, 8)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 from fastvid_kernels.kernels.bundles import anchor_frame, anchors_of, rows_of
 from fastvid_kernels.kernels.floats import is_finite
 
-# Relative difference of similarities that rounding of a float32 sum over channels may turn round.
+# Similarities with a relative difference up to this may be ordered wrongly by a float32 sum over channels.
 _CLOSE = tl.constexpr(2.0**-18)
 
 
@@ -21,7 +21,7 @@ def first_of(values, position, none):
 
 @triton.jit
 def has_close_rival(best, runner_up):
-    """Whether the second largest similarity is within rounding of the largest; never of one that is not finite."""
+    """Whether the second largest similarity is within rounding of the largest; False where that is not finite."""
     return is_finite(best) & (best - runner_up <= _CLOSE * tl.abs(best))
 
 
@@ -39,10 +39,10 @@ def settle_ties(
     BLOCK_SLOTS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """`nearest`, with the slot by float64 for the pairs that are tied: one at a time, since they are few.
+    """`nearest`, with the slots of tied pairs decided in float64: one pair at a time, since they are few.
 
-    A pair is a token of the segment and one of FRAMES anchor frames. However many they are, each costs no more than one
-    pass over the anchors.
+    A pair is a token of the segment and one of FRAMES anchor frames. Each tied pair costs one pass over the anchors of
+    its anchor frame.
     """
     for _ in range(0, tl.sum(is_tied.to(tl.int32), axis=0)):
         first = tl.min(tl.where(is_tied, pair, pair.shape[0]), axis=0)
@@ -71,7 +71,7 @@ def _most_similar(
 ):
     """Slot of the anchor of frame u most similar to token i of frame t, in float64.
 
-    Equal anchors are summed alike: the first stands.
+    Equal anchors get the same sums, so the first of them is taken.
     """
     token_ptr = rows_of(x, t, i)
     best = tl.full([1], float("-inf"), tl.float64)

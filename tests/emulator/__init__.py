@@ -1,8 +1,8 @@
-"""Runs what Triton compiles for NVIDIA's GPUs on a CPU: an interpreter of PTX that checks what no GPU tells.
+"""Runs kernels that Triton compiles for NVIDIA GPUs on a CPU: a PTX interpreter that finds errors which no GPU reports.
 
-`library` builds the interpreter (`ptx/`, C++) and speaks to it; `emulator` takes over `kernel[grid](...)`; `guarded`
-lays the scratch of a call so that no array touches another; `lane` is what pytest needs of it. README.md says what is
-modelled, what is reported, and what is not.
+`library` builds the interpreter (`ptx/`, C++) and calls it; `emulator` intercepts `kernel[grid](...)`; `guarded` lays
+out the scratch of a call with gaps between its arrays; `lane` is the pytest plugin. README.md says what is modelled,
+what is reported, and what is not.
 """
 
 from tests.emulator.emulator import Emulator as Emulator

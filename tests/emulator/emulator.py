@@ -1,4 +1,4 @@
-"""Takes over `kernel[grid](...)`: kernels are compiled up to PTX, and that runs on the memory of CPU tensors."""
+"""Intercepts `kernel[grid](...)`: compiles kernels to PTX, and interprets that on the memory of CPU tensors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from benchmarks.compiled.offline import Launch, Specialisation, specialise
 from tests.emulator import library
 from tests.emulator.library import Options, TensorCores, Totals, Traffic
 
-# Programs without a binary must never reach a run on a GPU: they have a cache of their own.
+# These compiled kernels have no binary and must never reach a run on a GPU, so they have a cache of their own.
 CACHE = library.BUILD / "triton-cache"
-# A change of a kernel's PTX, given the kernel's name: how tests plant faults.
+# Maps a kernel's name and PTX to changed PTX, with which tests plant faults.
 Edit = Callable[[str, str], str]
 
 
 class Compiled:
-    """A kernel as Triton compiles it for a GPU, without its last step: ptxas, which makes the binary."""
+    """A kernel as Triton compiles it for a GPU, except for the last step, in which ptxas makes the binary."""
 
     def __init__(self, launch: Launch, arch: int, specialisation: Specialisation, edit: Edit | None) -> None:
         self.name = launch.name
@@ -49,7 +49,7 @@ class Compiled:
             raise NotImplementedError(f"{self.name} for sm_{arch}: {error}") from None
 
     def pack(self, arguments: dict[str, Any]) -> bytes:
-        """Parameters as a launch lays them out: each at a multiple of its size."""
+        """The parameters in the layout of a launch: each at a multiple of its size."""
         packed = bytearray()
         for name, kind in self.signature.items():
             if kind == "constexpr":
@@ -62,13 +62,13 @@ class Compiled:
             else:
                 raw = int(value).to_bytes(int(kind[1:]) // 8, "little", signed=kind[0] == "i")
             packed += bytes(-len(packed) % len(raw)) + raw
-        # Two pointers that Triton adds for scratch of its own, which these kernels do not ask for.
+        # Triton adds two pointers to scratch of its own, which these kernels do not use.
         return bytes(packed) + bytes(-len(packed) % 8) + bytes(16)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A launch that has run: its kernel and grid, and what it did."""
+    """A launch that has run: its kernel, its grid, and counts of what it did."""
 
     kernel: str
     grid: tuple[int, int, int]
@@ -77,14 +77,14 @@ class Run:
 
 
 class Emulator:
-    """Inside `with emulator:`, kernels run emulated; `findings` counts what was wrong, `runs` holds what they did.
+    """Inside `with emulator:`, kernels run emulated; `findings` counts errors found, `runs` records the launches.
 
-    Kernels may touch tensors among their arguments, and memory made known by `allow`. Compiled programs are kept.
+    Kernels may access tensors among their arguments, and memory registered with `allow`. Compiled kernels are cached.
 
     Args:
-        arch: 80 or 90, of the compute capability.
-        options: what the hardware leaves open; default: Ampere's tensor cores on sm_80, Hopper's on sm_90.
-        edit: changes PTX before it is read.
+        arch: compute capability, 80 or 90.
+        options: what the PTX ISA leaves to the hardware; default: Ampere's tensor cores on sm_80, Hopper's on sm_90.
+        edit: changes PTX before it is parsed.
     """
 
     def __init__(self, arch: int = 80, options: Options | None = None, *, edit: Edit | None = None) -> None:
@@ -98,26 +98,26 @@ class Emulator:
         self._alive: list[Tensor] = []
 
     def allow(self, memory: Tensor, name: str, *, defined: bool) -> None:
-        """Make a tensor's storage known, if it is not yet; `defined` says whether it holds values or garbage."""
+        """Let kernels access a tensor's storage, if they cannot yet; if not `defined`, it counts as uninitialised."""
         storage = memory.untyped_storage()
         if storage.nbytes() and self._allowed.get(storage.data_ptr()) != storage.nbytes():
             self.allow_part(memory, storage.data_ptr(), storage.nbytes(), name, defined=defined)
             self._allowed[storage.data_ptr()] = storage.nbytes()
 
     def allow_part(self, memory: Tensor, base: int, size: int, name: str, *, defined: bool) -> None:
-        """Make some bytes of a tensor's storage known, and no others of it; the tensor is kept alive."""
+        """Let kernels access some bytes of a tensor's storage and no others; the tensor is kept alive."""
         self._alive.append(memory)
         self._allowed[memory.untyped_storage().data_ptr()] = memory.untyped_storage().nbytes()
         library.add_region(base, size, name, defined=defined)
 
     def forget(self) -> None:
-        """Let go of all memory made known so far."""
+        """Forget all memory that kernels may access, and release its tensors."""
         self._allowed.clear()
         self._alive.clear()
         library.forget_regions()
 
     def compile(self, launch: Launch) -> Compiled:
-        """The launch's kernel, as its arguments specialise it."""
+        """The launch's kernel, specialised for its arguments."""
         specialisation = specialise(launch, f"sm_{self.arch}")
         key = (launch.kernel.cache_key, repr(specialisation))
         if key not in self.compiled:
@@ -125,7 +125,7 @@ class Emulator:
         return self.compiled[key]
 
     def run(self, launch: Launch) -> None:
-        """One launch, on the memory of its arguments."""
+        """Run a launch on the memory of its arguments."""
         compiled = self.compile(launch)
         for name, value in launch.arguments.items():
             if isinstance(value, Tensor):

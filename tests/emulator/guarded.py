@@ -1,4 +1,4 @@
-"""Calls of the Triton backend, emulated: the arrays of their scratch lie apart, and all of it is garbage first."""
+"""Emulated calls of the Triton backend, with gaps between the arrays of their scratch, which starts uninitialised."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GAP = 4096
 
 
 class GuardedWorkspace(Workspace):
-    """Scratch whose arrays do not touch: an access beyond one is out of bounds, not another array's."""
+    """Scratch with gaps between its arrays, so that an access beyond one does not fall into another."""
 
     def __init__(self, arrays: dict[str, Array], size: int, device: torch.device) -> None:
         apart = {}
@@ -31,7 +31,7 @@ class GuardedWorkspace(Workspace):
         super().__init__(apart, end, device)
 
     def allow(self, emulator: Emulator) -> None:
-        """Make its arrays known, as garbage."""
+        """Let kernels access its arrays, as uninitialised memory."""
         base = self._bytes.data_ptr()
         for name, array in self._arrays.items():
             emulator.allow_part(self._bytes, base + array.offset, array.size, name, defined=False)
@@ -39,15 +39,15 @@ class GuardedWorkspace(Workspace):
 
 @contextmanager
 def emulated_calls(emulator: Emulator) -> Iterator[Emulator]:
-    """Inside, calls of the Triton backend on CPU tensors run emulated, with every array guarded.
+    """Inside, calls of the Triton backend on CPU tensors run emulated, with gaps around every scratch array.
 
-    Outputs that are not wholly written are a finding.
+    An output that is not wholly written is a finding.
     """
     real_launch = pipeline.launch
 
     def launch(call: Call) -> None:
         assert isinstance(call.workspace, GuardedWorkspace)
-        # What an earlier call could touch may have been freed since.
+        # Memory that an earlier call could access may have been freed since.
         emulator.forget()
         call.workspace.allow(emulator)
         outputs = {"output": call.output, "indices": call.indices}

@@ -1,8 +1,8 @@
-"""The lane of tests that run kernels without a GPU, as a pytest plugin.
+"""A pytest plugin for tests that run kernels without a GPU.
 
-Tests marked `runs_kernels` run what Triton compiles for an NVIDIA GPU, emulated. Where no C++ compiler is, or for
-debugging, TRITON_INTERPRET=1 has Triton's interpreter run the kernels' source instead. A finding of the emulator fails
-the test in which it was made.
+Tests marked `runs_kernels` run the kernels in the emulator, as Triton compiles them for an NVIDIA GPU. With
+TRITON_INTERPRET=1, Triton's interpreter runs the kernels' source instead, for debugging or where there is no C++
+compiler. A test fails if the emulator finds an error in it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MARKER = "runs_kernels"
 _ARCHITECTURES = {"sm_80": (80, TensorCores.AMPERE), "sm_90": (90, TensorCores.HOPPER)}
-# Warps take turns this often where the order of warps is not the usual one.
+# The number of instructions after which another warp runs, if the order of warps is shuffled.
 _QUANTUM = 40
 
 
 def can_emulate() -> bool:
-    """Whether compiled kernels run here."""
+    """Whether this machine can emulate compiled kernels."""
     return not INTERPRETED and has_compiler() and importlib.util.find_spec("triton") is not None
 
 
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def describe(config: pytest.Config) -> str:
-    """Which code the tests of kernels run."""
+    """The code that tests of the kernels run, in words."""
     if INTERPRETED:
         return "their source, in Triton's interpreter"
     if not can_emulate():
@@ -81,7 +81,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @cache
 def emulator_for(config: pytest.Config) -> Emulator:
-    """The session's own, with the programs that it has compiled."""
+    """The session's emulator, which keeps its compiled kernels."""
     from tests.emulator.emulator import Emulator
 
     arch, tensor_cores = _ARCHITECTURES[config.option.emulate]
@@ -98,7 +98,7 @@ def emulator_for(config: pytest.Config) -> Emulator:
 
 @pytest.fixture(autouse=True)
 def emulated(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Where the test runs kernels: they run emulated, and without a finding."""
+    """Runs the kernels of a marked test in the emulator, and fails the test if that finds an error."""
     if request.node.get_closest_marker(MARKER) is None or not can_emulate():
         yield
         return

@@ -1,4 +1,4 @@
-"""The interpreter of PTX as a shared library: built where a C++ compiler is, and called through ctypes."""
+"""The PTX interpreter as a shared library, built with g++ and called through ctypes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "ptx"
 BUILD = Path(__file__).parent / "build"
-# What stands in the text is what is computed: no contraction.
+# Without contraction, so that the library computes what its source says.
 _FLAGS = ["-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-fPIC"]
 
 
 class TensorCores(IntEnum):
-    """How products of matrices are summed: rounded once an instruction, or cut off as hardware does."""
+    """How matrix products are summed: rounded once an instruction, or truncated as on hardware."""
 
     EXACT = 0
     AMPERE = 1
@@ -40,7 +40,7 @@ class Approximation(IntEnum):
 
 
 class Order(IntEnum):
-    """Of the blocks of a launch, and of the warps of a block."""
+    """The order of the blocks of a launch, and of the warps of a block."""
 
     FORWARD = 0
     SHUFFLED = 1
@@ -49,15 +49,15 @@ class Order(IntEnum):
 
 @dataclass(frozen=True)
 class Options:
-    """What the hardware leaves open.
+    """Behaviour that the PTX ISA leaves to the hardware.
 
     Attributes:
-        tensor_cores: of `mma`; `wgmma` is Hopper's unless products are exact.
-        approximation: of approximate instructions.
-        order: of blocks and warps.
-        quantum: most instructions that a warp runs before another one's turn; 0: until it waits.
-        seed: of what is random.
-        races: whether to look for them, which takes most of the memory and much of the time.
+        tensor_cores: those of `mma`; `wgmma` uses Hopper's unless products are exact.
+        approximation: results of approximate instructions.
+        order: order of blocks and warps.
+        quantum: instructions that a warp runs at most before another one's turn; 0: it runs until it waits.
+        seed: seed of the random order and of scattered approximations.
+        races: whether to look for races, which takes most of the memory and much of the time.
     """
 
     tensor_cores: TensorCores = TensorCores.AMPERE
@@ -79,13 +79,13 @@ class Totals:
     """What one launch did.
 
     Attributes:
-        instructions: of warps.
-        matrix_instructions: of these, products on tensor cores.
-        multiply_adds: in them.
-        barriers: of blocks.
-        atomics: of threads.
+        instructions: instructions run by warps.
+        matrix_instructions: those among them that multiply matrices on tensor cores.
+        multiply_adds: multiply-adds in these.
+        barriers: barriers passed by blocks.
+        atomics: atomic operations of threads.
         shared_wavefronts: passes over the banks of shared memory.
-        bank_conflicts: of these, those that a layout without conflicts would save.
+        bank_conflicts: those of the passes that a layout without conflicts would save.
     """
 
     instructions: int = 0
@@ -99,7 +99,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one launch moved of one array: bytes as often as they were asked for, and 32-byte sectors once each."""
+    """What one launch moved of one array: bytes, counted as often as requested, and 32-byte sectors, once each."""
 
     loaded_bytes: int = 0
     loaded_sectors: int = 0
@@ -122,10 +122,10 @@ def has_compiler() -> bool:
 
 
 class Program:
-    """A kernel's PTX, read; it stays loaded as long as the process lives.
+    """A parsed kernel; it stays loaded as long as the process lives.
 
     Raises:
-        NotImplementedError: the text has something that is not modelled.
+        NotImplementedError: the PTX uses something that is not modelled.
     """
 
     def __init__(self, ptx: str) -> None:
@@ -144,18 +144,18 @@ class Program:
         self._library.ptx_launch(self._handle, parameters, *grid, threads, shared, ctypes.byref(settings))
 
     def executed(self) -> list[Executed]:
-        """Its instructions, in the order of the text."""
+        """Its instructions, in the order of the PTX."""
         lines = self._library.ptx_coverage(self._handle).decode().splitlines()
         return [Executed(int(count), int(line), opcode) for count, line, opcode in (one.split("\t") for one in lines)]
 
 
 def add_region(base: int, size: int, name: str, *, defined: bool) -> None:
-    """Let kernels touch some memory, which holds values or garbage."""
+    """Let kernels access some memory, which holds values or is uninitialised."""
     library().ptx_add_region(base, size, name.encode(), int(defined))
 
 
 def forget_regions() -> None:
-    """Before memory is freed, whose addresses other tensors may get."""
+    """Forget all regions; needed before their memory is freed, since other tensors may get the same addresses."""
     library().ptx_forget_regions()
 
 
@@ -165,21 +165,21 @@ def all_defined(base: int, size: int) -> bool:
 
 
 def take_findings() -> Iterator[tuple[str, int]]:
-    """What was wrong since the last call, and how often."""
+    """The errors found since the last call, and how often each was found."""
     for line in library().ptx_take_findings().decode().splitlines():
         count, finding = line.split("\t", 1)
         yield finding, int(count)
 
 
 def totals() -> Totals:
-    """Of the last launch."""
+    """Totals of the last launch."""
     counts = (ctypes.c_uint64 * 7)()
     library().ptx_counts(counts)
     return Totals(*counts)
 
 
 def traffic() -> Iterator[tuple[str, Traffic]]:
-    """Of the last launch, by array."""
+    """Traffic of the last launch, by array."""
     for line in library().ptx_traffic().decode().splitlines():
         *counts, name = line.split("\t")
         yield name, Traffic(*map(int, counts))
@@ -212,7 +212,7 @@ def library() -> ctypes.CDLL:
 
 
 def _built() -> Path:
-    """By name of what it is built from and for: another machine's, or an older one, is never loaded."""
+    """Path of the built library. Its name is a hash of sources, flags and processor, so that no other is loaded."""
     sources = sorted(SOURCES.glob("*.cpp"))
     parts = [*_FLAGS, platform.processor(), _processor_features()]
     parts += [path.read_text() for path in sorted(SOURCES.iterdir())]
@@ -220,7 +220,7 @@ def _built() -> Path:
     path = BUILD / f"libptx-{digest}.so"
     BUILD.mkdir(exist_ok=True)
     with (BUILD / "lock").open("w") as lock:
-        # Test processes that start together build it once.
+        # The lock lets test processes that start together build it once.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             _build(sources, path)
@@ -241,7 +241,7 @@ def _build(sources: list[Path], path: Path) -> None:
 
 
 def _processor_features() -> str:
-    """What `-march=native` depends on."""
+    """The processor's features, on which `-march=native` depends."""
     information = Path("/proc/cpuinfo")
     if not information.exists():
         return ""

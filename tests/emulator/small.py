@@ -1,4 +1,4 @@
-"""Small programs in PTX: what one instruction makes of numbers that a test chooses."""
+"""Small programs in PTX, to test what one instruction computes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def program(body: str, arrays: int, *, shared: int = 0) -> str:
 def run(
     body: str, arrays: Sequence[np.ndarray], *, threads: int = LANES, shared: int = 0, options: Options | None = None
 ) -> dict[str, int]:
-    """Run one block on the arrays, in place; what was found wrong, by the finding's first words, and how often."""
+    """Run one block on the arrays, in place. Returns how often each error was found, by its first words."""
     library.forget_regions()
     loaded = library.Program(program(body, len(arrays), shared=shared))
     for number, array in enumerate(arrays):
@@ -58,7 +58,7 @@ def run(
 
 
 def compute(opcode: str, operands: Sequence[np.ndarray], result: type, options: Options | None = None) -> np.ndarray:
-    """What an instruction makes of its operands, element by element; its guard or last operand may be a predicate."""
+    """The results of an instruction, element by element; its guard or last operand may be a predicate."""
     count = max(len(one) for one in operands)
     padded = -(-count // LANES) * LANES
     outcome = []

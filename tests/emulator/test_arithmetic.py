@@ -1,4 +1,4 @@
-"""What single instructions compute, against numpy, exact fractions, and the words of the PTX manual."""
+"""What single instructions compute, compared with numpy, exact fractions, and the PTX manual."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_division_and_root_round_once() -> None:
 
 
 def test_a_fused_product_is_exact_before_it_is_added() -> None:
-    """The error of a product, which finding A took for a number that is not finite."""
+    """fma of a product and its negated rounded value is the product's rounding error, not 0."""
     generator = np.random.default_rng(1)
     a, b = generator.standard_normal((2, 64)).astype(F32)
     rounded = a * b
@@ -63,7 +63,7 @@ def test_a_fused_product_is_exact_before_it_is_added() -> None:
 
 
 def test_minimum_and_maximum_drop_nan() -> None:
-    """min.f32 of NaN and a number is the number; of the zeros, the negative one."""
+    """min.f32 of NaN and a number is the number; of the two zeros, it is the negative one."""
     x, y = PAIRS
     with np.errstate(all="ignore"):
         lowest = np.where(np.isnan(x), y, np.where(np.isnan(y), x, np.minimum(x, y)))
@@ -82,7 +82,7 @@ def test_ftz_takes_subnormals_for_zero() -> None:
     ones = np.ones_like(SPECIAL)
     assert np.array_equal(bits(small.compute("mul.ftz.f32", [SPECIAL, ones], F32)), canonical(flushed))
     root = small.compute("sqrt.approx.ftz.f32", [SPECIAL], F32)
-    assert root[5] == 0, "finding B"
+    assert root[5] == 0, "approximate roots flush subnormals"
     assert small.compute("sqrt.rn.f32", [SPECIAL], F32)[5] > 0
 
 
@@ -137,7 +137,7 @@ def test_bits_are_picked_out() -> None:
     word, position, length = U32([0xDEADBEEF] * 5), U32([0, 4, 31, 28, 40]), U32([8, 12, 1, 8, 3])
     assert small.compute("bfe.u32", [word, position, length], U32).tolist() == [0xEF, 0xBEE, 1, 0xD, 0]
     negative = small.compute("bfe.s32", [word, position, length], I32).tolist()
-    # Beyond the word stands its sign.
+    # Bits beyond the word are copies of its sign.
     assert negative == [0xEF - 256, 0xBEE - 4096, -1, 0xD - 16, -1]
     low, high = U32([0x03020100]), U32([0x07060504])
     assert small.compute("prmt.b32", [low, high, U32([0x5410])], U32).tolist() == [0x05040100]
@@ -154,7 +154,7 @@ def test_formats_of_16_bits_round_to_even() -> None:
     brains = small.compute("cvt.rn.bf16.f32", [values], U16)
     ours = brains.astype(U32) << U32(16)
     finite = np.isfinite(values) & np.isfinite(ours.view(F32))
-    # The nearest of its neighbours, and of two as near the even one.
+    # The nearest of its neighbours, and in a tie the even one.
     for value, brain in zip(values[finite], brains[finite], strict=True):
         neighbours = (brain.astype(I64) + np.array([-1, 0, 1])) & 0xFFFF
         error = np.abs((neighbours.astype(U32) << U32(16)).view(F32).astype(F64) - F64(value))

@@ -1,7 +1,7 @@
-"""The emulator's checks have teeth: faults put into the PTX of the kernels, one kind at a time, are found.
+"""Faults planted in the PTX of the kernels, one kind at a time, are found by the emulator's checks.
 
-Each is put where the program really goes: one that has no effect there, as a barrier with another one behind it, would
-prove nothing.
+Each is planted where it has an effect. A test that removes a barrier which another one follows at once, for instance,
+would prove nothing.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def run(emulator: Emulator, dtype: torch.dtype = torch.bfloat16) -> Call:
 
 
 def run_many_frames(emulator: Emulator, dtype: torch.dtype) -> Call:
-    """More frames than a warp has lanes, so that the warps of the one block that plans exchange what they know."""
+    """A call with more frames than a warp has lanes, so that the warps of `plan`'s block exchange data."""
     with emulated_calls(emulator):
         return run_kernels(*video(140, 3, 8, dtype, seed=300), retention_ratio=0.4, min_segments=1, tau=0.9)
 
 
 def run_many_channels(emulator: Emulator, dtype: torch.dtype) -> Call:
-    """More tiles of channels than are in flight at once."""
+    """A call with more tiles of channels than are in flight at once."""
     with emulated_calls(emulator):
         return run_kernels(*video(2, 66, 512, dtype, seed=3), **HYPERPARAMETERS)
 
@@ -55,7 +55,7 @@ def planted(
     dtype: torch.dtype = torch.bfloat16,
     run: Callable[[Emulator, torch.dtype], Call] = run,
 ) -> Counter[str]:
-    """What is found wrong, by first words, once one kernel's PTX is edited; the edit must change it."""
+    """How often each error is found, by its first words, after an edit of one kernel's PTX, which must change it."""
 
     def edit_one(name: str, ptx: str) -> str:
         if name != f"{kernel}_kernel":
@@ -81,7 +81,7 @@ def replaced(pattern: str, replacement: str, count: int = 0) -> Edit:
 
 
 def guarded_by_half_a_warp(pattern: str) -> Edit:
-    """The first instruction that matches, run by 16 lanes of each warp."""
+    """Guards the first instruction that matches, so that only 16 lanes of each warp run it."""
     half = "mov.u32 %fault_lane, %laneid;\n\tsetp.lt.u32 %fault, %fault_lane, 16;\n\t@%fault "
 
     def edit(ptx: str) -> str:
@@ -153,7 +153,7 @@ def test_products_that_are_not_waited_for() -> None:
 
 
 def test_memory_that_changes_under_a_product() -> None:
-    """The wait comes only after the next tiles have been copied over what the product reads."""
+    """Without these waits, the next tiles are copied over the memory that a product reads."""
     no_wait = replaced(r"wgmma\.wait_group\.sync\.aligned\s+[1-9];", "")
     found = planted("gram", no_wait, arch=90, run=run_many_channels)
     assert_found(found, "memory changed under a product in flight")
@@ -187,7 +187,7 @@ def test_an_output_that_is_not_written() -> None:
 
 
 def test_scratch_that_nobody_wrote() -> None:
-    """The density of a token is read as garbage."""
+    """`delta` reads the density of tokens, which is uninitialised."""
     found = planted("density", replaced(r"(@%p\d+ )?st\.global\.b32[^;]*;", ""))
     assert any("undefined" in finding for finding in found), dict(found)
 
@@ -198,11 +198,11 @@ def test_a_register_that_nobody_wrote() -> None:
 
 
 def test_atomics_made_plain() -> None:
-    """The count of an anchor, read, raised and written back."""
+    """The count of an anchor is loaded, increased and stored, instead of an atomic addition."""
 
     def edit(ptx: str) -> str:
         declared = ptx.replace("\n{\n", "\n{\n\t.reg .b32 %fault;\n", 1)
-        # Triton 3.6 writes atom, with a result that nobody reads.
+        # Triton 3.6 writes atom, with a result that is not used.
         atomic = r"(@%p\d+ )?(?:red|atom)\.global\.gpu\.relaxed\.add\.u32 (?:%r\d+, )?(\[[^\]]*\]), (%r\d+);"
         plain = r"\1ld.global.b32 %fault, \2;\n\tadd.s32 %fault, %fault, \3;\n\t\1st.global.b32 \2, %fault;"
         return re.sub(atomic, plain, declared)
@@ -231,7 +231,10 @@ def test_a_warp_that_leaves_while_others_wait() -> None:
 
 
 def test_a_fused_product_changes_the_plan() -> None:
-    """Finding A, as the compiler made it: the difference of a product and itself, fused, is its rounding error."""
+    """What a compiler would make of `x - x == 0` as a test for finiteness, where x is a product.
+
+    Fused, the difference is the product's rounding error, which is not 0 for a finite product.
+    """
     tokens, attn, features = video(12, 30, 16, torch.float32, seed=1)
     features[:] = torch.randn(12, 24, generator=torch.Generator().manual_seed(1)).sort(dim=0).values
 
@@ -265,7 +268,7 @@ def test_a_fused_product_changes_the_plan() -> None:
 
 @pytest.mark.parametrize("arch", [80, 90])
 def test_tensor_cores_make_the_error_of_a_distance(arch: int) -> None:
-    """Finding C: rounded once an instruction, sums are nearer the truth than hardware's, which cuts off."""
+    """Sums that are rounded once an instruction are more accurate than the truncated sums of hardware."""
     tokens, attn, features = video(1, 70, 2048, torch.float16, seed=14)
     errors = []
     for cores in (TensorCores.EXACT, TensorCores.AMPERE if arch == 80 else TensorCores.HOPPER):

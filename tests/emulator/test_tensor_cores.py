@@ -1,4 +1,4 @@
-"""Products of matrices, against exact fractions: by MMA-Sim's description, and by the ISA's layout of fragments."""
+"""Matrix products, compared with exact fractions that follow MMA-Sim's description and the ISA's fragment layouts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGE_BYTES = 12288
 
 
 def rounded(values: np.ndarray, kind: str) -> np.ndarray:
-    """float32 values that the format holds."""
+    """The values in the format's precision, as float32: rounded for f16, else truncated."""
     if kind == "f16":
         return values.astype(np.float16).astype(np.float32)
     kept = {"bf16": 0xFFFF0000, "tf32": 0xFFFFE000}[kind]
@@ -26,7 +26,7 @@ def rounded(values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def pack(values: np.ndarray, kind: str) -> np.ndarray:
-    """Registers of 32 bits from consecutive elements along the last axis."""
+    """32-bit registers that hold consecutive elements along the last axis."""
     if kind == "tf32":
         return values.view(np.uint32)
     halves = values.astype(np.float16).view(np.uint16) if kind == "f16" else (values.view(np.uint32) >> 16)
@@ -60,18 +60,18 @@ def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, kind: str, cores: Tens
 
 
 def exponent(value: float, lowest: int) -> int:
-    """Of a number as a format stores it; 0 is stored with the lowest exponent of float32."""
+    """The exponent with which a format stores a number; that of 0 is the lowest of float32."""
     return max(int(np.frexp(value)[1]) - 1, lowest) if value else -126
 
 
 def cut(value: Fraction, unit: Fraction) -> Fraction:
-    """Towards zero, to a multiple of `unit`."""
+    """The value truncated to a multiple of `unit`."""
     steps = abs(value) // unit * unit
     return steps if value > 0 else -steps
 
 
 def aligned_sum(a: np.ndarray, b: np.ndarray, c: float, fraction_bits: int, lowest: int) -> float:
-    """Products and c cut off to so many bits below the largest exponent, added, and cut off to float32."""
+    """Products and c, truncated to `fraction_bits` below the largest exponent, added, and truncated to float32."""
     exponents = [exponent(x, lowest) + exponent(y, lowest) for x, y in zip(a, b, strict=True)]
     unit = Fraction(2) ** (max([*exponents, exponent(c, -126)]) - fraction_bits)
     total = sum(cut(Fraction(float(x)) * Fraction(float(y)), unit) for x, y in zip(a, b, strict=True))
@@ -123,7 +123,7 @@ def test_nan_and_infinity_stay_in_their_row_and_column(cores: TensorCores) -> No
 
 
 def shared_image(rows: np.ndarray, pitch: int, leading: int, stride: int) -> np.ndarray:
-    """Rows of 16-bit elements as wgmma finds them: patterns of eight rows, a pitch wide, 16 bytes swizzled within."""
+    """Rows of 16-bit elements in wgmma's layout: patterns of eight rows, one pitch wide, swizzled by 16 bytes."""
     image = np.zeros(IMAGE_BYTES, dtype=np.uint8)
     for row, line in enumerate(np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1, 16)):
         for chunk, data in enumerate(line):

@@ -1,7 +1,7 @@
 // Instructions that compute each lane's result from its own operands (PTX ISA, "Instruction Set").
 //
-// Products and sums round one by one, and are fused only where the PTX says fma: what ptxas may fuse on its own is not
-// modelled. Results of undefined operands are undefined.
+// Products and sums are rounded one by one, and fused only where the PTX says fma: fusing by ptxas is not modelled.
+// Results of undefined operands are undefined.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -107,7 +107,7 @@ Factory move() {
   return unary<T, T>([](T a) { return a; });
 }
 
-// Of predicates: a result that one defined operand decides is defined.
+// Operations on predicates. A result is defined if one defined operand decides it.
 enum class Logic { conjunction, disjunction, exclusive };
 
 template <Logic logic>
@@ -164,7 +164,7 @@ void add_integers(Table& table, const std::string& width) {
   table["or" + b] = binary<U, U, U>([](U x, U y) -> U { return x | y; });
   table["xor" + b] = binary<U, U, U>([](U x, U y) -> U { return x ^ y; });
   table["not" + b] = unary<U, U>([](U x) -> U { return ~x; });
-  // Shifts by more than the width are by the width.
+  // A shift by more than the width counts as a shift by the width.
   table["shl" + b] = binary<U, U, u32>([](U x, u32 n) -> U { return n >= bits ? 0 : x << n; });
   table["shr" + u] = table["shr" + b] = binary<U, U, u32>([](U x, u32 n) -> U { return n >= bits ? 0 : x >> n; });
   table["shr" + s] = binary<S, S, u32>([](S x, u32 n) -> S { return x >> (n >= bits ? bits - 1 : n); });
@@ -214,7 +214,7 @@ u32 permuted_bytes(u32 low, u32 high, u32 selectors) {
   return result;
 }
 
-// lop3 and bfi have four and five operands, the last ones constants as Triton writes them.
+// lop3 and bfi have four and five operands; Triton writes the last ones as constants.
 Execute make_lop3(Operands& operands) {
   const int d = operands.target<u32>(0), a = operands.source<u32>(1), b = operands.source<u32>(2),
             c = operands.source<u32>(3);
@@ -303,7 +303,7 @@ void add_floats(Table& table, const std::string& type) {
   table["setp.le" + type] = comparison<T>([](T x, T y) { return x <= y; });
   table["setp.gt" + type] = comparison<T>([](T x, T y) { return x > y; });
   table["setp.ge" + type] = comparison<T>([](T x, T y) { return x >= y; });
-  // The unordered ones hold where an operand is NaN.
+  // Unordered comparisons are true if an operand is NaN.
   table["setp.equ" + type] = comparison<T>([](T x, T y) { return !(x < y || x > y); });
   table["setp.neu" + type] = comparison<T>([](T x, T y) { return !(x == y); });
   table["setp.ltu" + type] = comparison<T>([](T x, T y) { return !(x >= y); });
@@ -314,7 +314,7 @@ void add_floats(Table& table, const std::string& type) {
   table["setp.nan" + type] = comparison<T>([](T x, T y) { return x != x || y != y; });
 }
 
-// The same operands give the same error of at most so many units in the last place.
+// The approximate result, with an error of at most `ulps` units in the last place, the same for the same operands.
 float approximated(float exact, uint64_t operands, int ulps) {
   const Approximation how = machine.approximation();
   if (how == Approximation::exact || exact == 0 || !std::isfinite(exact)) return exact;
@@ -356,7 +356,7 @@ void add_flushing_and_approximate(Table& table) {
   table["rcp.approx.ftz.f32"] = unary<float, float>([](float x) { return flushed(approximate_reciprocal(flushed(x))); });
 }
 
-// To an integer: towards zero, held within its range; NaN gives 0, or the lowest of 64 bits.
+// Conversion to an integer: rounded towards zero and clamped to its range; NaN gives 0, or the lowest 64-bit integer.
 template <class I, class F>
 I truncated(F x) {
   constexpr auto lowest = std::numeric_limits<I>::min(), highest = std::numeric_limits<I>::max();
@@ -366,7 +366,7 @@ I truncated(F x) {
   return static_cast<I>(x);
 }
 
-// cvt from integer A, the lower bits of its register, to integer R.
+// cvt from integer A, which is in the lower bits of its register, to integer R.
 template <class R, class A, class Stored>
 Factory integer_conversion() {
   return unary<R, Stored>([](Stored x) -> R { return static_cast<R>(static_cast<A>(x)); });

@@ -1,11 +1,11 @@
-// What lanes of a warp exchange with one another, and what a lane learns of its place: shfl, vote, redux, mov.
+// Exchanges between the lanes of a warp, and reads of special registers: shfl, vote, redux, mov.
 #include "parser.h"
 
 namespace ptx {
 
 namespace {
 
-// Takes the warp whole: `members` holds the mask of lanes that the program says take part.
+// Requires the whole warp to take part: `members` is the register with the instruction's mask of lanes.
 void check_members(Warp& warp, int members) {
   if (warp.executing != warp.alive) report("collective operation in a diverged warp");
   for_lanes(warp.executing, [&](int lane) {
@@ -34,7 +34,7 @@ Execute make_shuffle(Operands& operands) {
       else if (mode == "down") from = lane + distance;
       else if (mode == "bfly") from = lane ^ distance;
       else from = first | (distance & ~segment);
-      // Up has its clamp at the lower end.
+      // For up, the clamp is the lower limit.
       if (mode == "up" ? from < last : from > last) from = lane;
       if (!(warp.executing >> from & 1)) report("shuffle from an inactive lane");
       received[lane] = read<uint32_t>(warp, a, from);
@@ -102,7 +102,7 @@ Execute make_vote(Operands& operands) {
 
 using Special = std::function<uint32_t(const Warp&, int lane)>;
 
-// Registers that only the machine writes (PTX ISA, "Special Registers").
+// Read-only special registers (PTX ISA, "Special Registers").
 const std::map<std::string, Special>& special_registers() {
   static const std::map<std::string, Special> table = {
       {"%tid.x", [](const Warp& warp, int lane) { return static_cast<uint32_t>(warp.index * kLanes + lane); }},

@@ -1,4 +1,4 @@
-// What `tests/emulator/library.py` calls.
+// The C interface that `tests/emulator/library.py` calls.
 #include <cstring>
 
 #include "memory.h"
@@ -8,7 +8,7 @@ using ptx::machine;
 
 namespace {
 
-std::string text;  // what the last call that gives text gave
+std::string text;  // the result of the last call that returns text
 
 const char* keep(std::string said) {
   text = std::move(said);
@@ -19,7 +19,7 @@ const char* keep(std::string said) {
 
 extern "C" {
 
-// nullptr if the text has something that is not modelled: `ptx_text` says what.
+// nullptr if the PTX uses something that is not modelled; `ptx_text` then says what.
 ptx::Program* ptx_load(const char* source) {
   try {
     return ptx::parse(source).release();
@@ -58,7 +58,7 @@ void ptx_launch(ptx::Program* program, const uint8_t* parameters, uint32_t x, ui
   ptx::launch(*program, parameters, {x, y, z}, threads, shared_bytes);
 }
 
-// What was wrong since the last call: how often, a tab, what, a line each.
+// The errors found since the last call, one a line: count, tab, error.
 const char* ptx_take_findings() {
   std::string lines;
   for (const auto& [finding, count] : machine.findings) lines += std::to_string(count) + "\t" + finding + "\n";
@@ -66,13 +66,13 @@ const char* ptx_take_findings() {
   return keep(std::move(lines));
 }
 
-// Of the last launch: its totals, in the order of `Counts`.
+// Totals of the last launch, in the order of `Counts`.
 void ptx_counts(uint64_t* totals) {
   static_assert(sizeof(ptx::Counts) == 7 * sizeof(uint64_t));
   std::memcpy(totals, &machine.counts, sizeof(ptx::Counts));
 }
 
-// Of the last launch, by region: bytes loaded, sectors loaded, bytes stored, sectors stored, name, a line each.
+// Traffic of the last launch, one region a line: bytes loaded, sectors loaded, bytes stored, sectors stored, name.
 const char* ptx_traffic() {
   std::string lines;
   for (const ptx::Region& region : ptx::regions()) {
@@ -85,7 +85,7 @@ const char* ptx_traffic() {
   return keep(std::move(lines));
 }
 
-// How often each instruction ran: count, line of the PTX, opcode, a line each.
+// How often each instruction ran, one a line: count, line of the PTX, opcode.
 const char* ptx_coverage(const ptx::Program* program) {
   std::string lines;
   for (const ptx::Instruction& instruction : program->instructions)

@@ -1,7 +1,7 @@
-// The machine that runs a kernel: registers and warps, blocks, instructions, programs; what every part of it shares.
+// The machine that runs a kernel, and what all parts share: registers, warps, blocks, instructions and programs.
 //
-// Names are those of the PTX ISA manual. A warp is interpreted whole: a register holds the values of its 32 lanes, and
-// a mask says in which of them the value is undefined. The process has one machine and runs one launch at a time.
+// Names are those of the PTX ISA manual. A warp is interpreted as a whole: a register holds the values of its 32 lanes,
+// and a mask says for which lanes the value is undefined. The process has one machine and runs one launch at a time.
 #pragma once
 
 #include <array>
@@ -22,7 +22,7 @@ constexpr LaneMask kAllLanes = ~0u;
 template <class Body>
 inline void for_lanes(LaneMask lanes, Body body) {
   if (lanes == kAllLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) body(lane);  // a loop that the compiler makes vectors of
+    for (int lane = 0; lane < kLanes; ++lane) body(lane);  // the compiler vectorises this loop
   } else {
     for (LaneMask rest = lanes; rest; rest &= rest - 1) body(std::countr_zero(rest));
   }
@@ -34,7 +34,7 @@ struct RegisterFile {
   std::vector<LaneMask> undefined;
 };
 
-// A copy from global to shared memory that is under way: cp.async.
+// A copy in flight from global to shared memory: cp.async.
 struct AsyncCopy {
   int lane;
   uint32_t destination;
@@ -44,14 +44,14 @@ struct AsyncCopy {
   int instruction;
 };
 
-// A product under way on a tensor core of Hopper: what it reads in shared memory, the accumulators it writes.
+// A product in flight on a tensor core of Hopper: the shared memory it reads, and the accumulators it writes.
 struct AsyncProduct {
   std::vector<std::pair<uint32_t, std::array<uint8_t, 16>>> read;
   std::vector<int> accumulators;
   int instruction;
 };
 
-// What a warp has under way: committed groups, the oldest first, and what belongs to no group yet.
+// Asynchronous operations of a warp: committed groups, the oldest first, and operations not yet committed.
 template <class Operation>
 struct AsyncQueue {
   std::vector<std::vector<Operation>> groups;
@@ -66,14 +66,14 @@ struct AsyncQueue {
 struct Block;
 struct Region;
 
-// Lanes of a warp that wait at another place in the program.
+// Lanes of a diverged warp that wait at another program counter.
 struct Path {
   int pc;
   LaneMask lanes;
 };
 
 struct Warp {
-  int index = 0;  // in its block
+  int index = 0;  // within its block
   Block* block = nullptr;
 
   RegisterFile<uint32_t> narrow;  // .b16 and .b32
@@ -89,11 +89,11 @@ struct Warp {
 
   AsyncQueue<AsyncCopy> copies;
   AsyncQueue<AsyncProduct> products;
-  std::map<int, LaneMask> undefined_when_done;  // by accumulator of a product under way
+  std::map<int, LaneMask> undefined_when_done;  // by accumulator of a product in flight
   Region* last_region = nullptr;
 };
 
-// The narrow or the wide registers, by the size of a value.
+// A narrow or wide register, by the size of T.
 template <class T>
 inline auto& values(Warp& warp, int reg) {
   if constexpr (sizeof(T) == 8) return warp.wide.values[reg];
@@ -149,7 +149,7 @@ struct Instruction {
   bool guard_negated = false;
   std::string opcode, text;
   int ptx_line = 0, source_file = 0, source_line = 0;
-  uint64_t executions = 0;  // by warps
+  uint64_t executions = 0;  // how often warps ran it
 };
 
 struct Constant {
@@ -168,13 +168,13 @@ struct Program {
   std::vector<Constant> narrow_constants, wide_constants;
 };
 
-// Who touched a piece of memory last: enough to tell whether another access is ordered after it.
+// Which thread accessed a piece of memory last, and when: enough to tell whether another access is ordered after it.
 struct Stamp {
-  uint64_t launch : 11 = 0;  // 0: nobody
+  uint64_t launch : 11 = 0;  // 0: none
   uint64_t block : 20 = 0;
-  uint64_t phase : 20 = 0;  // barriers that the block has passed
+  uint64_t phase : 20 = 0;  // number of barriers that the block has passed
   uint64_t thread : 9 = 0;
-  // Of reads: who else has read since, in the same launch or phase. Of a write: whether it was atomic.
+  // For reads: who else has read since the last write, in the same launch or phase. For a write: whether it was atomic.
   uint64_t other_lanes : 1 = 0, other_warps : 1 = 0, other_blocks : 1 = 0, atomic : 1 = 0;
 };
 
@@ -185,7 +185,7 @@ struct History {
 
 struct Block {
   std::array<uint32_t, 3> index{}, grid{};
-  uint32_t number = 0;  // in the grid
+  uint32_t number = 0;  // within the grid
   uint32_t phase = 0;
   int threads = 0;
   const uint8_t* parameters = nullptr;
@@ -197,25 +197,25 @@ enum class TensorCores { exact = 0, ampere = 1, hopper = 2 };
 enum class Approximation { exact = 0, scattered = 1, up = 2, down = 3 };
 enum class Order { forward = 0, shuffled = 1, reversed = 2 };
 
-// As `tests/emulator/library.py` lays it out.
+// Same layout as `_Options` in `tests/emulator/library.py`.
 struct Options {
   int32_t tensor_cores;
   int32_t approximation;
-  int32_t order;    // of blocks, and of the warps of a block
-  int32_t quantum;  // most instructions of a warp before another one's turn; 0: until it waits
+  int32_t order;    // order of blocks, and of the warps of a block
+  int32_t quantum;  // instructions that a warp runs at most before another one's turn; 0: it runs until it waits
   int32_t seed;
-  int32_t races;  // whether to look for them
+  int32_t races;  // whether to look for races
 };
 
 // Totals of a launch.
 struct Counts {
-  uint64_t instructions = 0;         // of warps
-  uint64_t matrix_instructions = 0;  // mma and wgmma, of warps
-  uint64_t multiply_adds = 0;        // in them
-  uint64_t barriers = 0;             // of blocks
+  uint64_t instructions = 0;         // run by warps
+  uint64_t matrix_instructions = 0;  // mma and wgmma, run by warps
+  uint64_t multiply_adds = 0;        // in matrix instructions
+  uint64_t barriers = 0;             // passed by blocks
   uint64_t atomics = 0;              // of threads
   uint64_t shared_wavefronts = 0;    // passes over the banks of shared memory
-  uint64_t bank_conflicts = 0;       // of these, those that conflicts add
+  uint64_t bank_conflicts = 0;       // passes that bank conflicts add
 };
 
 struct Machine {
@@ -234,7 +234,7 @@ struct Machine {
 
 extern Machine machine;
 
-// Records what is wrong with the instruction that is running; `detail` says with what else.
+// Records an error of the current instruction; `detail` names the other instruction involved, if any.
 void report(const std::string& finding, const std::string& detail = "");
 std::string describe(const Instruction& instruction);
 int current_index();

@@ -96,7 +96,8 @@ std::optional<Place> locate_global(Warp& warp, uint64_t address, uint32_t bytes)
 
 // ------------------------------------------------------------------------------------------------ races
 
-// Accesses are ordered if they are of one thread, of different launches, or of one block with a barrier between them.
+// Two accesses are ordered if they come from one thread, from different launches, or from one block with a barrier
+// between them.
 namespace {
 
 enum class Relation { ordered, lanes, warps, blocks };
@@ -108,7 +109,7 @@ Relation relation(const Stamp& a, const Stamp& b) {
   return a.thread / kLanes == b.thread / kLanes ? Relation::lanes : Relation::warps;
 }
 
-// Of all threads that have read a granule since it was written, as far as they share the writer's launch and phase.
+// The relation of a write to all reads of a granule since its last write, in the writer's launch and phase.
 Relation relation_to_readers(const Stamp& readers, const Stamp& writer) {
   const Relation last = relation(readers, writer);
   if (readers.launch != writer.launch) return last;
@@ -168,7 +169,7 @@ void on_write(History& history, const Stamp& writer, bool is_shared, bool same_v
       report_race(same_value ? "write of the same value after read" : "write after read", between, is_shared,
                   history.read_instruction);
   }
-  // Triton's replicated layouts make several threads store the same value: that is no race to be seen.
+  // Triton's replicated layouts make several threads store the same value, which is not reported as a race.
   const bool both_atomic = atomic && history.write.atomic;
   if (history.write.launch && !both_atomic && !same_value) {
     const Relation between = relation(history.write, writer);
@@ -237,7 +238,7 @@ void check_address(Warp& warp, const Address& address) {
   if (unknown & warp.executing) report("undefined address");
 }
 
-// What the parts of an opcode say of a load or store.
+// The properties of a load or store, from the parts of its opcode.
 struct Access {
   bool is_shared;
   uint32_t element_bytes;
@@ -338,7 +339,7 @@ Execute make_store(Operands& operands) {
   };
 }
 
-// red.add and atom.add of integers: they may meet in any order, and commute.
+// red.add and atom.add of integers. These commute, so their order does not matter.
 Execute make_atomic(Operands& operands) {
   const bool has_result = operands.parts()[0] == "atom";
   const std::string& type = operands.parts().back();
@@ -371,7 +372,7 @@ Execute make_atomic(Operands& operands) {
   };
 }
 
-// cp.async.{ca,cg}.shared.global [to], [from], bytes{, bytes that are read: the others become 0};
+// cp.async.{ca,cg}.shared.global [to], [from], bytes{, bytes to read: the others become 0};
 Execute make_async_copy(Operands& operands) {
   const Address to = operands.address(0), from = operands.address(1);
   const auto bytes = static_cast<uint32_t>(operands.number(2));
@@ -418,7 +419,7 @@ void land(Warp& warp, std::vector<AsyncCopy>& group) {
     for (uint32_t byte = copy.destination; byte < copy.destination + copy.bytes; ++byte) {
       --block.shared_in_flight[byte];
       block.shared_defined[byte] = !copy.undefined;
-      // Others must not read before a barrier after the wait.
+      // Counts as a write at the wait, so other threads may read only after a later barrier.
       if (machine.options.races) {
         block.shared_history[byte].write = stamp(warp, copy.lane);
         block.shared_history[byte].write_instruction = static_cast<uint32_t>(copy.instruction);
@@ -454,8 +455,8 @@ Execute make_copy_control(Operands& operands) {
   };
 }
 
-// ldmatrix and stmatrix: up to four matrices of 8 x 8 halves; lane 8 m + r gives the address of row r of matrix m, and
-// lane l holds elements (l / 4, 2 (l % 4)) and the next of each, or their mirror image with .trans.
+// ldmatrix and stmatrix: up to four matrices of 8 x 8 halves. Lane 8 m + r gives the address of row r of matrix m. Lane
+// l holds elements (l / 4, 2 (l % 4)) and (l / 4, 2 (l % 4) + 1) of each, or of its transpose with .trans.
 struct Matrices {
   int count;
   bool transposed;

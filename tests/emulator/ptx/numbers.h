@@ -7,14 +7,14 @@
 
 namespace ptx {
 
-// Arithmetic gives one NaN, whatever the operands' (PTX ISA, "Floating Point Instructions").
+// Arithmetic gives the same NaN whatever NaNs the operands are (PTX ISA, "Floating Point Instructions").
 inline float canonical(float x) { return x != x ? std::bit_cast<float>(0x7fffffffu) : x; }
 inline double canonical(double x) { return x != x ? std::bit_cast<double>(0x7fffffffffffffffull) : x; }
 
-// .ftz
+// .ftz: subnormals become 0.
 inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
 
-// The one operand that is a number, where the other is NaN; -0 is less than +0.
+// If one operand is NaN, the result is the other; -0 is less than +0.
 template <class T>
 inline T minimum(T a, T b) {
   if (a != a) return canonical(b);
@@ -70,7 +70,7 @@ inline uint32_t float_to_tf32(float x) {
   return (bits + 0x1000) & 0xffffe000;
 }
 
-// 2 to a power that a normal double holds.
+// 2 to a power within the range of normal doubles.
 inline double power_of_two(int exponent) { return std::bit_cast<double>(static_cast<uint64_t>(1023 + exponent) << 52); }
 
 }  // namespace ptx

@@ -1,4 +1,4 @@
-// PTX text, statement by statement (PTX ISA, "Syntax"), as far as Triton writes it.
+// Parses PTX text statement by statement (PTX ISA, "Syntax"), in the subset that Triton writes.
 #include "parser.h"
 
 #include <algorithm>
@@ -25,7 +25,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
-// Operands between commas, {a, b} and [a + b] whole.
+// Splits operands at commas, but keeps {a, b} and [a + b] whole.
 std::vector<std::string> split_operands(const std::string& text) {
   std::vector<std::string> operands;
   std::string operand;
@@ -62,7 +62,7 @@ class Parser {
     for (const std::string& raw : split(text, '\n')) {
       ++line;
       std::string here = raw;
-      // Instructions' own comments end a line; paths in .file hold no "//".
+      // Comments of instructions reach to the end of the line; paths in .file contain no "//".
       if (const size_t comment = here.find("//"); comment != std::string::npos) here.resize(comment);
       here = trimmed(here);
       if (here.empty()) continue;
@@ -165,7 +165,7 @@ class Parser {
     program_.source_files[number] = path;
   }
 
-  // Files are named behind the kernel.
+  // The .file directives come after the kernel.
   void name_sources_after(const std::string& text) {
     for (const std::string& line : split(text, '\n'))
       if (const std::string here = trimmed(line); starts_with(here, ".file")) name_source(here);

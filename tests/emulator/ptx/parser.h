@@ -1,4 +1,4 @@
-// From PTX text to a program. Instructions are made by the tables and functions named here, by their opcode.
+// Parses PTX text into a program. The tables and functions below make the instructions of each opcode.
 #pragma once
 
 #include <map>
@@ -16,7 +16,7 @@ struct Unsupported : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Which registers an operand lives in.
+// The register file of an operand.
 enum class Kind { predicate, narrow, wide };
 
 // Values of 16 and 32 bits share the narrow registers.
@@ -32,7 +32,7 @@ struct Address {
 
 class Parser;
 
-// The operands of one statement, to be turned into registers, addresses and numbers by what makes its instruction.
+// The operands of one statement. The function that makes the instruction gets registers, addresses and numbers from it.
 class Operands {
  public:
   Operands(Parser& parser, std::string opcode, std::vector<std::string> texts);
@@ -44,13 +44,13 @@ class Operands {
   const std::string& text(size_t position) const;
 
   int target(size_t position, Kind kind);
-  // A register or a number; what reads 16 or 32 bits of a wide register gets a copy of its lower half.
+  // A register or a number. A narrow read of a wide register gets a copy of its lower half.
   int source(size_t position, Kind kind);
   template <class T>
   int target(size_t position) { return target(position, kind_of<T>); }
   template <class T>
   int source(size_t position) { return source(position, kind_of<T>); }
-  std::vector<int> targets(size_t position, Kind kind);  // {a, b, ...}, where _ is a register that nobody reads
+  std::vector<int> targets(size_t position, Kind kind);  // {a, b, ...}, where _ is a register that is never read
   std::vector<int> sources(size_t position, Kind kind);
   Address address(size_t position);
   int64_t number(size_t position) const;
@@ -58,7 +58,7 @@ class Operands {
   Kind register_kind(size_t position) const;
 
   [[noreturn]] void unsupported(const std::string& what) const;
-  // The instruction, after what its sources need first.
+  // The instruction, preceded by the copies that its sources need.
   Execute complete(Execute execute) const;
 
  private:

@@ -1,7 +1,7 @@
-// Which warp runs, and where in the program its lanes are: branches, barriers, blocks of a grid.
+// Which warp runs, and the program counters of its lanes: branches, barriers, blocks of a grid.
 //
-// Lanes that part at a branch go on separately, those that are furthest behind first, and meet again where their places
-// do. That is one of the orders that PTX allows, and gives Triton's reconvergent code whole warps.
+// Lanes that diverge at a branch run separately, those with the lowest program counter first, and reconverge when their
+// program counters meet. PTX allows this order, and Triton's structured code then reconverges to whole warps.
 #include <algorithm>
 #include <memory>
 
@@ -29,7 +29,7 @@ void report(const std::string& finding, const std::string& detail) {
 namespace {
 
 Execute make_branch(Operands& operands, const Program& program) {
-  // Its label may stand further on: it is looked up when it is first needed.
+  // The label may come later in the program, so it is looked up when the branch is first taken.
   return [label = operands.text(0), &labels = program.labels, target = -1](Warp& warp) mutable {
     if (target < 0) target = labels.at(label);
     const LaneMask staying = warp.active & ~warp.executing;

@@ -1,8 +1,8 @@
-// Products of matrices: mma of Ampere, wgmma of Hopper (PTX ISA, "Warp Level Matrix Multiply-Accumulate").
+// Matrix products: mma of Ampere, wgmma of Hopper (PTX ISA, "Warp Level Matrix Multiply-Accumulate").
 //
-// How tensor cores add is not documented by NVIDIA but measured by MMA-Sim (Xie and others, arXiv 2511.10909): products
-// and accumulator are aligned to the largest exponent among them and cut off after so many fractional bits, added
-// exactly, and the sum is cut off to float32. Ampere takes half of an instruction's products at a time.
+// NVIDIA does not document how tensor cores add; MMA-Sim has measured it (Xie and others, arXiv 2511.10909). Products
+// and accumulator are aligned to their largest exponent and truncated to a number of fractional bits. They are added
+// exactly, and the sum is truncated to float32. Ampere takes half of an instruction's products at a time.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -15,8 +15,8 @@ namespace ptx {
 
 namespace {
 
-constexpr int kRows = 16;       // of a warp
-constexpr int kMostDepth = 16;  // products an element
+constexpr int kRows = 16;       // rows of A per warp
+constexpr int kMostDepth = 16;  // products per element
 constexpr int kMostColumns = 256;
 
 struct Format {
@@ -37,7 +37,7 @@ Format format_named(Operands& operands, const std::string& name) {
   operands.unsupported("elements");
 }
 
-// significand * 2^(exponent - fraction bits); 0 for what is not finite.
+// A number as significand * 2^(exponent - fraction bits); 0 stands for numbers that are not finite.
 struct Parts {
   int32_t significand, exponent;
 };
@@ -55,7 +55,7 @@ Parts parts_of(float value, const Format& format) {
   return {bits >> 31 ? -magnitude : magnitude, exponent};
 }
 
-// One side of a product: `depth` elements of each of some rows of A, or columns of B.
+// One operand of a product: `depth` elements of each of some rows of A, or of some columns of B.
 template <int kVectors>
 struct Operand {
   int32_t significand[kMostDepth][kVectors], exponent[kMostDepth][kVectors];
@@ -73,7 +73,7 @@ struct Operand {
   }
 };
 
-// sum * 2^(top - fraction_bits), cut off to float32.
+// sum * 2^(top - fraction_bits), truncated to float32.
 float cut_off(int64_t sum, int top, int fraction_bits) {
   if (!sum) return 0.0f;
   auto magnitude = static_cast<uint64_t>(sum < 0 ? -sum : sum);
@@ -85,7 +85,7 @@ float cut_off(int64_t sum, int top, int fraction_bits) {
   return sum < 0 ? -result : result;
 }
 
-// c += one row of A times B, products first_k to last_k of each element in one aligned sum.
+// c += one row of A times B; the products first_k to last_k - 1 of each element are added in one aligned sum.
 template <int kVectors>
 void add_aligned(const Operand<kRows>& a, int row, const Operand<kVectors>& b, int columns, int first_k, int last_k,
                  int fraction_bits, int operand_fraction_bits, float* c) {
@@ -124,7 +124,7 @@ float exact_sum(const Operand<kRows>& a, int row, const Operand<kVectors>& b, in
   return canonical(static_cast<float>(sum + c));
 }
 
-// c += a row of A times B, as the chosen tensor cores do; wgmma is Hopper's alone.
+// c += a row of A times B, as the chosen tensor cores compute it; wgmma exists on Hopper alone.
 template <int kVectors>
 void multiply_row(const Operand<kRows>& a, int row, const Operand<kVectors>& b, int columns, const Format& format,
                   bool is_wgmma, float* c) {
@@ -133,7 +133,7 @@ void multiply_row(const Operand<kRows>& a, int row, const Operand<kVectors>& b, 
     for (int n = 0; n < columns; ++n) c[n] = exact_sum(a, row, b, n, depth, c[n]);
     return;
   }
-  // NaN and infinity go their own way, by IEEE's rules.
+  // NaN and infinity follow IEEE 754.
   float special[kVectors];
   bool is_special[kVectors];
   for (int n = 0; n < columns; ++n) {
@@ -188,7 +188,7 @@ void read_b(Warp& warp, const std::vector<int>& registers, const Format& format,
   }
 }
 
-// Where register `part` of an accumulator has its element of a lane.
+// The row and column of the element that a lane holds in register `part` of an accumulator.
 int row_of(int part, int lane) { return lane / 4 + part / 2 % 2 * 8; }
 int column_of(int part, int lane) { return part / 4 * 8 + lane % 4 * 2 + part % 2; }
 
@@ -233,20 +233,20 @@ uint32_t pitch_of(uint64_t descriptor) {
   return mode == 1 ? 128 : mode == 2 ? 64 : 32;
 }
 
-// 16 bytes of a row of a matrix in shared memory, swizzled as the descriptor says (PTX ISA, "Matrix Descriptor").
+// Address of 16 bytes of a matrix row in shared memory, swizzled as the descriptor says (PTX ISA, "Matrix Descriptor").
 std::optional<uint32_t> swizzled(uint64_t descriptor, int row, int byte) {
   const auto start = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
   const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;  // between groups of eight rows
   const int mode = static_cast<int>(descriptor >> 62), base_offset = descriptor >> 49 & 7;
   if (mode == 0 || base_offset) return {};
   const uint32_t pitch = pitch_of(descriptor);
-  // Rows longer than a pitch go on in the next pattern of so many bytes; those of an operand along K never are.
+  // A row longer than a pitch continues in another pattern, `leading` bytes further. Rows along K are never longer.
   const auto leading = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) << 4;
   const uint32_t address = start + row / 8 * stride + row % 8 * pitch + byte / pitch * leading + byte % pitch;
   return address ^ ((address >> 7 & (pitch / 16 - 1)) << 4);
 }
 
-// 16 bytes of a row of a matrix, unless they cannot be had; what a product under way reads is kept, to be compared.
+// 16 bytes of a matrix row, or nullopt if they cannot be read. The product keeps a copy, to detect later changes.
 std::optional<std::array<uint8_t, 16>> fetch(Warp& warp, uint64_t descriptor, int row, int byte, AsyncProduct& product,
                                              bool& unknown) {
   const auto address = swizzled(descriptor, row, byte);
@@ -288,7 +288,7 @@ void fetch_row(Warp& warp, uint64_t descriptor, int row, int vector, const Forma
   }
 }
 
-// All vectors of an operand that is transposed: a row in shared memory holds one element of each.
+// All vectors of a transposed operand: a row in shared memory holds one element of each vector.
 template <int kVectors>
 void fetch_transposed(Warp& warp, uint64_t descriptor, int vectors, const Format& format, Operand<kVectors>& operand,
                       AsyncProduct& product) {
@@ -305,8 +305,8 @@ void fetch_transposed(Warp& warp, uint64_t descriptor, int vectors, const Format
   }
 }
 
-// wgmma.mma_async: a warp's 16 rows of its warpgroup's 64. It runs when it is issued; until it is waited for, its
-// accumulators count as undefined, and what it reads of shared memory must not change.
+// wgmma.mma_async: 16 of the warpgroup's 64 rows for each warp. It runs when it is issued. Until the wait for it, its
+// accumulators count as undefined, and the shared memory that it reads must not change.
 Execute make_wgmma(Operands& operands) {
   const auto& parts = operands.parts();  // wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16
   const Format format = format_named(operands, parts.back());
@@ -317,13 +317,13 @@ Execute make_wgmma(Operands& operands) {
   const bool a_in_registers = operands.text(1)[0] == '{';
   const std::vector<int> ra = operands.sources(1, a_in_registers ? Kind::narrow : Kind::wide);
   const int rb = operands.source(2, Kind::wide);
-  // Whether what the accumulators hold is added to: a predicate or a number.
+  // Whether to add to the accumulators or to overwrite them: a predicate or a number.
   const bool is_conditional = operands.is_register(3);
   const int condition = is_conditional ? operands.source(3, Kind::predicate) : -1;
   const bool always = !is_conditional && operands.number(3);
   if (static_cast<int>(d.size()) != columns / 2 || operands.text(4) != "1" || operands.text(5) != "1")
     operands.unsupported("scale");
-  // Of A, unless it is in registers, and of B.
+  // Flags for transposing A (unless it is in registers) and B.
   const size_t transposed = a_in_registers ? 6 : 7;
   const bool b_is_transposed = operands.size() > transposed && operands.text(transposed) != "0";
   if (!a_in_registers && operands.size() > 6 && operands.text(6) != "0") operands.unsupported("transposed A");
@@ -334,7 +334,7 @@ Execute make_wgmma(Operands& operands) {
     product.instruction = current_index();
     product.accumulators = d;
     Operand<kRows> a;
-    static Operand<kMostColumns> b;  // too large for the stack of a thread; the machine has one
+    static Operand<kMostColumns> b;  // too large for a thread's stack; static is safe, since one launch runs at a time
     std::fill_n(b.special, columns, false);
     std::fill_n(b.unknown, columns, false);
     if (a_in_registers) {
