@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from typing_extensions import Unpack
 
-_MILLION = 1_000_000
+MILLION = 1_000_000
 
 
 class Hyperparameters(TypedDict, total=False):
@@ -78,16 +78,21 @@ class PruneConfig:
 
     def kept_per_frame(self, tokens_per_frame: int) -> int:
         """K: tokens kept per frame on average. Integer arithmetic: 0.29 of 100 tokens is 29, not 28."""
-        return tokens_per_frame * round(_MILLION * self.retention_ratio) // _MILLION
+        return tokens_per_frame * self.retention_millionths // MILLION
+
+    @property
+    def retention_millionths(self) -> int:
+        """R in units of 1e-6."""
+        return round(MILLION * self.retention_ratio)
 
     @property
     def dtm_millionths(self) -> int:
         """d in units of 1e-6."""
-        return round(_MILLION * self.dtm_ratio)
+        return round(MILLION * self.dtm_ratio)
 
     def context_share(self, kept: int) -> int:
         """floor(kept * d): how many of `kept` tokens go to density merging, before the cap by anchor frames."""
-        return kept * self.dtm_millionths // _MILLION
+        return kept * self.dtm_millionths // MILLION
 
 
 def resolve_config(config: PruneConfig, hyperparameters: Hyperparameters) -> PruneConfig:

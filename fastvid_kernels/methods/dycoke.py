@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.config import MILLION, PruneConfig
 from fastvid_kernels.methods.method import Kept, Method, VideoTokens
 from fastvid_kernels.methods.parts.ranking import cosine, highest
 
-_MILLION = 1_000_000
 # Maps each frame of a group of four to the frame it is compared with; the first frame is kept whole.
 _COMPARED_WITH = {1: 0, 3: 2, 2: 0}
 
@@ -30,8 +29,7 @@ def dycoke(video: VideoTokens, config: PruneConfig) -> Kept:
 
 def _kept_of_others(tokens_per_frame: int, config: PruneConfig) -> int:
     """Keep 1 - k = (4R - 1) / 3 of the tokens, so that a group of four frames keeps R; none below R = 1/4."""
-    millionths = round(_MILLION * config.retention_ratio)
-    return max(0, tokens_per_frame * (4 * millionths - _MILLION) // (3 * _MILLION))
+    return max(0, tokens_per_frame * (4 * config.retention_millionths - MILLION) // (3 * MILLION))
 
 
 def _rows(frames: int, tokens_per_frame: int, config: PruneConfig) -> int:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.config import MILLION, PruneConfig
 from fastvid_kernels.methods.method import Kept, Method, VideoTokens
 from fastvid_kernels.methods.parts.ranking import cosine, highest
-
-_MILLION = 1_000_000
 
 
 def evs(video: VideoTokens, config: PruneConfig) -> Kept:
@@ -22,7 +20,7 @@ def evs(video: VideoTokens, config: PruneConfig) -> Kept:
 
 def _rows(frames: int, tokens_per_frame: int, config: PruneConfig) -> int:
     tokens = frames * tokens_per_frame
-    return max(tokens_per_frame, tokens * round(_MILLION * config.retention_ratio) // _MILLION)
+    return max(tokens_per_frame, tokens * config.retention_millionths // MILLION)
 
 
 METHOD = Method("evs", evs, source="Efficient Video Sampling, arXiv 2510.14624", rows=_rows)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.config import MILLION, PruneConfig
 from fastvid_kernels.methods.method import Kept, Method, VideoTokens
 from fastvid_kernels.methods.parts.ranking import cosine, highest, within_unit
 from fastvid_kernels.methods.parts.shares import apportion
 
 _TEMPERATURE = 0.7
-_MILLION = 1_000_000
 # As a fraction of the norm of a feature.
 _SMALLEST_STEP = 1e-6
 
@@ -43,7 +42,7 @@ def _steps(features: Tensor) -> Tensor:
 
 
 def _rows(frames: int, tokens_per_frame: int, config: PruneConfig) -> int:
-    return round(frames * tokens_per_frame * round(_MILLION * config.retention_ratio) / _MILLION)
+    return round(frames * tokens_per_frame * config.retention_millionths / MILLION)
 
 
 METHOD = Method(
