@@ -105,7 +105,7 @@ def _finite_kernel(x_ptr, y_ptr, finite_ptr, BLOCK: tl.constexpr):
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_fused_difference_is_found(target: str, dtype: torch.dtype) -> None:
-    """Finding A in small: with fusion on, the compiler makes it; off, it does not."""
+    """With fusion on, the compiler turns the check into a fused difference; with fusion off, it does not."""
     arguments: dict[str, Any] = {name: torch.empty(128, dtype=dtype, device="meta") for name in ("x_ptr", "y_ptr")}
     arguments |= {"finite_ptr": torch.empty(128, dtype=torch.int32, device="meta"), "BLOCK": 128}
     found = {}
