@@ -45,34 +45,11 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return peak
 
 
-def eager_share(tokens: Tensor, attn: Tensor, frame_features: Tensor) -> float:
-    """Memory that the eager backend takes besides the output, as a share of the tokens' bytes."""
-
-    def run() -> tuple[Tensor, ...]:
-        return tuple(fastvid_kernels.prune(tokens, attn, frame_features, backend="eager"))
-
-    output = sum(one.nbytes for one in run())
-    return (peak_bytes(run) - output) / tokens.nbytes
-
-
 class Heap(ctypes.Structure):
     """glibc's account of what `malloc` has handed out: `mallinfo2`."""
 
-    _fields_: ClassVar = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keep",
-        )
-    ]
+    _NAMES = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_: ClassVar = [(name, ctypes.c_size_t) for name in _NAMES.split()]
 
     @classmethod
     def bytes_in_use(cls) -> int:
@@ -83,8 +60,8 @@ class Heap(ctypes.Structure):
         return int(heap.hblkhd + heap.uordblks)
 
 
-def sampled_share(tokens: Tensor, attn: Tensor, frame_features: Tensor) -> float:
-    """As `eager_share`, by looking at the heap every few milliseconds: for calls of a second and more, with glibc."""
+def sampled_peak_bytes(run: Callable[[], object]) -> int:
+    """As `peak_bytes`, by looking at the heap every few milliseconds: for calls of many seconds, with glibc 2.33."""
     before = peak = Heap.bytes_in_use()
     done = threading.Event()
 
@@ -96,17 +73,22 @@ def sampled_share(tokens: Tensor, attn: Tensor, frame_features: Tensor) -> float
     sampler = threading.Thread(target=sample)
     sampler.start()
     try:
-        output = fastvid_kernels.prune(tokens, attn, frame_features, backend="eager")
+        run()
     finally:
         done.set()
         sampler.join()
-    return (peak - before - sum(one.nbytes for one in output)) / tokens.nbytes
+    return peak - before
 
 
-def measured_share(frames: int, dtype: torch.dtype) -> float:
-    """Of the eager backend, by the one way or the other."""
-    video = preset_video("few cuts", frames, TOKENS_PER_FRAME, CHANNELS, seed=0, dtype=dtype)
-    return eager_share(*video) if frames <= MOST_PROFILED_FRAMES else sampled_share(*video)
+def eager_share(tokens: Tensor, attn: Tensor, frame_features: Tensor) -> float:
+    """Memory that the eager backend takes besides the output, as a share of the tokens' bytes."""
+
+    def run() -> tuple[Tensor, ...]:
+        return tuple(fastvid_kernels.prune(tokens, attn, frame_features, backend="eager"))
+
+    output = sum(one.nbytes for one in run())
+    peak = peak_bytes(run) if len(tokens) <= MOST_PROFILED_FRAMES else sampled_peak_bytes(run)
+    return (peak - output) / tokens.nbytes
 
 
 def scratch_share(frames: int, tokens_per_frame: int, channels: int, dtype: torch.dtype) -> float:
@@ -130,7 +112,10 @@ def memory_table(measured: Sequence[int]) -> Table:
             table.add_column(f"{backend}, {str(dtype).removeprefix('torch.')}", justify="right")
     for frames in FRAMES:
         size = (frames, TOKENS_PER_FRAME, CHANNELS)
-        cells = [f"{measured_share(frames, dtype):.1%}" if frames in measured else "-" for dtype in dtypes]
+        cells = [
+            f"{eager_share(*preset_video('few cuts', *size, seed=0, dtype=dtype)):.1%}" if frames in measured else "-"
+            for dtype in dtypes
+        ]
         table.add_row(str(frames), *cells, *(f"{scratch_share(*size, dtype):.1%}" for dtype in dtypes))
     return table
 

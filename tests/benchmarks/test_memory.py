@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 
 import pytest
 import torch
@@ -27,15 +28,18 @@ def test_the_triton_backend(frames: int, tokens_per_frame: int, dtype: torch.dty
     assert memory.scratch_share(frames, tokens_per_frame, 3584, dtype) < 0.25
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_both_ways_to_measure_agree(dtype: torch.dtype) -> None:
-    """Up to what libraries allocate for themselves, of which PyTorch's profiler knows nothing."""
-    video = preset_video("few cuts", 128, 196, 3584, seed=0, dtype=dtype)
-    profiled = memory.eager_share(*video)
-    assert abs(memory.sampled_share(*video) - profiled) < 0.02
-
-
 def test_a_copy_of_the_tokens_is_seen() -> None:
     tokens = torch.rand(1 << 20)
     assert tokens.nbytes <= memory.peak_bytes(lambda: tokens.clone()) < 1.01 * tokens.nbytes
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
+def test_a_copy_of_the_tokens_is_sampled() -> None:
+    tokens = torch.rand(1 << 24)
+
+    def run() -> None:
+        copied = tokens.clone()
+        time.sleep(0.5)
+        del copied
+
+    assert tokens.nbytes <= memory.sampled_peak_bytes(run) < 1.05 * tokens.nbytes
