@@ -1,4 +1,4 @@
-"""`python -m tests.distribution dist`: whether the built sdist and wheel hold what they should; `make dist` runs it."""
+"""Checks what the built sdist and wheel hold: `python -m tests.distribution dist`, which `make dist` runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ IN_SDIST = ("README.md", "CHANGELOG.md", "LICENSE", "Makefile", "docs/operator.m
 
 
 def check_wheel(path: Path) -> None:
-    """All of the package, and nothing beside it.
+    """Check that the wheel holds all of the package and nothing else.
 
     Raises:
-        SystemExit: it is otherwise.
+        SystemExit: a file is missing, or does not belong there.
     """
     names = set(zipfile.ZipFile(path).namelist())
     metadata = {name for name in names if ".dist-info/" in name}
@@ -28,7 +28,7 @@ def check_wheel(path: Path) -> None:
 
 
 def check_sdist(path: Path) -> None:
-    """What it takes to build, to test and to read.
+    """Check that the sdist holds what building, testing and reading need.
 
     Raises:
         SystemExit: something is missing.

@@ -1,4 +1,4 @@
-"""A prune by whatever fastvid_kernels is installed, from outside this folder; `make dist` runs it on the wheel."""
+"""Prunes with the installed fastvid_kernels, not the one in this folder; `make dist` runs it on the wheel."""
 
 from __future__ import annotations
 

@@ -235,7 +235,7 @@ def test_gradients_under_transforms_are_refused() -> None:
 
 
 def batch_of_two() -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens `[2, 12, 20, 16]`, attention, and what `prune` keeps of each, with a graph."""
+    """Tokens `[2, 12, 20, 16]`, attention, and the tokens `prune` keeps of each video, with their autograd graph."""
     tokens = torch.stack([video(seed=seed)[0] for seed in (0, 1)])
     attn = torch.stack([video(seed=seed)[1] for seed in (0, 1)])
     leaf = tokens.clone().requires_grad_()
@@ -245,7 +245,7 @@ def batch_of_two() -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("batched", ["both", "attention"])
 def test_a_loss_outside_of_vmap_has_the_gradient_of_a_loop(batched: str) -> None:
-    """vmap without a rule is a loop over calls, each of which leaves its own graph."""
+    """Without a batching rule, vmap loops over single calls, each with an autograd graph of its own."""
     leaf, attn, expected = batch_of_two()
     dims = (0, 0)
     if batched == "attention":
@@ -260,7 +260,7 @@ def test_a_loss_outside_of_vmap_has_the_gradient_of_a_loop(batched: str) -> None
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_several_gradients_at_once_are_those_of_a_loop() -> None:
-    """`is_grads_batched`, and with it `jacobian(vectorize=True)`."""
+    """`is_grads_batched`, which `jacobian(vectorize=True)` uses too."""
     leaf, _, kept = batch_of_two()
     grads = torch.randn(3, *kept.shape, generator=torch.Generator().manual_seed(0))
     (together,) = torch.autograd.grad(kept, leaf, grads, is_grads_batched=True, retain_graph=True)
@@ -274,7 +274,7 @@ def test_explain_keeps_no_graph() -> None:
 
 
 def test_a_compiled_function_may_ask_for_reasons() -> None:
-    """The graph breaks there: how many tokens joined an anchor is data."""
+    """The graph breaks at `explain`: how many tokens joined an anchor depends on the data."""
     tokens, attn, _ = video()
 
     def reasons(tokens: Tensor, attn: Tensor) -> tuple[Tensor, Tensor]:

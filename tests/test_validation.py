@@ -105,7 +105,7 @@ def test_bad_input_is_named(function: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, (changes, *_) in BAD.items() if "cu_frames" not in changes])
 def test_bad_input_is_named_without_data_too(name: str) -> None:
-    """On meta tensors, as while tracing: what a shape can tell is told before anything runs."""
+    """On meta tensors, as tracing uses them: what shapes alone show to be wrong is refused before anything runs."""
     changes, error, message = BAD[name]
     if name in ("attention elsewhere", "sparse tokens", "a list of tokens"):
         pytest.skip("not to be had on the meta device")
@@ -158,12 +158,12 @@ HOSTILE_CU_FRAMES = [
     ([-1, 12, 12, 12], [0, 12]),
     ([5, 0, 6, 0], [0, 5, 6, 12]),
 ]
-"""Entries, and what they mean for 12 frames to every backend that cannot look at them first."""
+"""Entries of `cu_frames`, and how every backend that cannot check them first reads them, for 12 frames."""
 
 
 @pytest.mark.parametrize(("starts", "clamped"), HOSTILE_CU_FRAMES)
 def test_cu_frames_that_cannot_be_checked_are_clamped(starts: list[int], clamped: list[int]) -> None:
-    """Off the CPU a check would cost a sync: each entry is held between its predecessor and F."""
+    """Off the CPU a check would cost a sync; instead each entry is clamped between its predecessor and F."""
 
     class OnADevice(Tensor):
         device = torch.device("cuda")

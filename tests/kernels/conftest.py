@@ -1,9 +1,9 @@
-"""Triton's interpreter, where it runs the tests marked `runs_kernels`: TRITON_INTERPRET=1 from the process's start.
+"""Repairs Triton's interpreter where it runs the tests marked `runs_kernels`: TRITON_INTERPRET=1 from the start.
 
-Its arithmetic is mended where a GPU's is better (seen in triton 3.9): float32 becomes bfloat16 by truncation and
-bfloat16's subnormals become other numbers; and the BLAS library behind `tl.dot` adds up the elements of one product in
-different orders, so that equal tokens are not at distance 0. Triton 3.6 makes loop bounds of arrays of one element,
-which numpy 2.4 no longer takes for integers.
+Its arithmetic is replaced where a GPU's is better (seen in triton 3.9). The interpreter converts float32 to bfloat16 by
+truncation, and bfloat16's subnormals to other numbers. The BLAS library behind `tl.dot` adds up the elements of one
+product in different orders, so that equal tokens are not at distance 0. Triton 3.6 uses arrays of one element as loop
+bounds, which numpy 2.4 no longer accepts as integers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the kernels decided, read back from the scratch of a call, and judged stage by stage against the oracle.
+"""Reads what the kernels decided from the scratch of a call, and checks it stage by stage against the oracle.
 
-As in `tests.stages`, each stage is judged on the previous one's own output. The eager backend computes s and score in
-float64, the kernels in float32, so here the peaks have steps of their own: s from the call's distances, scores from
-its s and distances, both within a few roundings, and then the anchors exactly from its scores.
+As in `tests.stages`, each stage is checked on the previous stage's own output. The eager backend computes s and scores
+in float64, the kernels in float32. So the kernels' density peaks are checked in three steps: s from the call's
+distances and scores from its s and distances, each within a few roundings, then the anchors exactly from its scores.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POISON = 0xFF
 DIVISION_ERROR = 2.0**-22
 """Relative error of a float32 division, which hardware approximates to two units in the last place."""
 LOG_ERROR = 2.0**-21
-"""Absolute error of a float32 logarithm near 1, where hardware approximates it to that."""
+"""Absolute error of the float32 logarithm that hardware approximates, near 1."""
 _LOWEST_KEY = -(2**31)
 
 
@@ -40,7 +40,7 @@ def run_kernels(
     ordinals_per_chunk: int | None = None,
     **hyperparameters: Any,
 ) -> Call:
-    """A finished call whose scratch and outputs were poisoned first, with its own sizes of chunks if they are given."""
+    """Run a call, its scratch and outputs filled with `poison` first; chunk sizes that are given replace its own."""
     chunks = {"frames_per_chunk": frames_per_chunk, "ordinals_per_chunk": ordinals_per_chunk}
     call = pipeline.prepare(tokens, attn, frame_features, cu_frames, PruneConfig(**hyperparameters), **chunks)
     for memory in (call.workspace._bytes, call.output, call.indices):
@@ -72,7 +72,7 @@ def _anchor_frame(call: Call, frame: int, anchors: Tensor) -> AnchorFrame:
     ordinal = (end - 1 - frame) // call.config.anchor_interval
     nearest = call.workspace["nearest"][start:end, ordinal, :n].flatten().long()
     joined = (nearest >= 0).nonzero().flatten()
-    # Other kernels read the same facts in another form.
+    # Other kernels read the same anchors from other arrays, which must agree.
     slots = torch.arange(len(anchors))
     assert torch.equal(call.workspace["state"][:, :n].flatten()[anchors].long(), slots + 1)
     assert torch.equal(call.workspace["anchor"][frame, slots].long(), anchors - frame * n)
@@ -82,9 +82,9 @@ def _anchor_frame(call: Call, frame: int, anchors: Tensor) -> AnchorFrame:
 
 
 def own_distances(call: Call, frame: int) -> Tensor:
-    """Squared distances `[N, N]` float32 of an anchor frame, to the bit as the kernels derive them.
+    """Squared distances `[N, N]` float32 of an anchor frame, bit for bit as the kernels compute them.
 
-    The Gram matrices of the last chunk alone are still there.
+    The frame must be in the last chunk: scratch no longer holds the Gram matrices of the others.
     """
     shapes = call.shapes
     first_frame = (shapes.frames - 1) // shapes.frames_per_chunk * shapes.frames_per_chunk
@@ -99,7 +99,7 @@ def own_distances(call: Call, frame: int) -> Tensor:
 
 
 def decode_keys(keys: Tensor) -> Tensor:
-    """The float32 values behind int32 keys that order alike; NaN behind the lowest."""
+    """The float32 values that int32 keys, which sort in the same order, stand for; NaN for the lowest key."""
     values = torch.where(keys < 0, keys ^ 0x7FFFFFFF, keys).view(torch.float32)
     return torch.where(keys == _LOWEST_KEY, torch.nan, values)
 
@@ -114,9 +114,9 @@ def check_s(s: Tensor, distances: Tensor, dim: int, num_neighbors: int) -> None:
 def check_scores(scores: Tensor, s: Tensor, distances: Tensor, dim: int) -> None:
     """`scores [M]` from the candidates' own s `[M]` and squared distances `[M, M]`.
 
-    The densest candidate is left out of the comparison: its score is only ever the largest (`delta_kernel` says why).
+    The densest candidate has no such score: the kernel gives it an infinite one (`delta_kernel` says why).
     """
-    # Equal tokens are equally dense, whatever a product that is not symmetric makes of it.
+    # Equal tokens count as equally dense, even if an asymmetric product gives them a different s.
     density = s.double()[(distances == 0).int().argmax(1)]
     delta = reference.squared_delta(distances.double(), density)
     densest = reference.density_order(density)[0]
@@ -153,14 +153,14 @@ def check_selection(call: Call, record: AnchorFrame, candidates: Tensor) -> None
 
 
 def product_errors(call: Call) -> tuple[float, float]:
-    """What sums on tensor cores cost: of squared distances, relative to both norms; and of cosines.
+    """Errors of sums on tensor cores: of squared distances, relative to the sum of both squared norms; of cosines.
 
-    A tensor core adds at least 8 products of 16-bit numbers to a running sum at once, cuts every one of them off at
-    2**-24 of the largest, and then the sum to float32, towards zero: by at most 2**-23 of itself. The D / 8 steps of a
+    In one step a tensor core adds at least 8 products of 16-bit numbers to a running sum. It truncates each product at
+    2**-24 of the largest, and then the sum to float32, towards zero: by at most 2**-23 of the sum. The D / 8 steps of a
     norm, whose running sum grows steadily to |x|^2, lose at most D / 16 * 2**-23 * |x|^2 = D / 8 * 2**-24 * |x|^2; with
-    the channels split, each split has its share of the steps and of the sum. The inner product may be off as much, the
-    other way: together D / (4 * splits). What is cut off within a step, at most 18, is well within the rest of the
-    bound (87). Three TF32 products make a float32 one: their large parts come in a third of the steps, and the
+    the channels split, each split has its share of the steps and of the sum. The inner product may be off by as much in
+    the other direction: together D / (4 * splits). Truncation within the steps, at most 18, is well within the rest of
+    the bound (87). Three TF32 products make a float32 one: their large parts come in a third of the steps, and the
     measured error is below 10.
     """
     if INTERPRETED or call.tokens.dtype == torch.float32:
@@ -172,10 +172,10 @@ def product_errors(call: Call) -> tuple[float, float]:
 
 
 def check_call(call: Call, cu_frames: Tensor | None = None, *, cosine_margin: float | None = None) -> Explanation:
-    """All stages of a finished call, of finite tokens and in one chunk, against the oracle.
+    """Check all stages of a finished call, of finite tokens and in one chunk, against the oracle.
 
-    `cu_frames` says where the videos lie, if not as the call itself was told; `cosine_margin`, how close cosines must
-    be for either to be chosen, if not as close as products are exact.
+    `cu_frames` replaces the call's own for the oracle. `cosine_margin` is how close two cosines must be for either
+    anchor to be accepted; by default, the error of the kernels' products.
     """
     explanation = explanation_of(call)
     distance_error, product_margin = product_errors(call)

@@ -1,4 +1,4 @@
-"""Whatever the tokens' bits, shapes and hyperparameters: the compiled gradient is that of an independent merge."""
+"""For any token bits, shapes and hyperparameters, the compiled gradient is that of an independent merge."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.runs_kernels
 
 
 def check_step(arguments: tuple[Tensor, Tensor, Any, Any], hyperparameters: dict[str, Any]) -> None:
-    """On contiguous tokens: each order of memory would be a kernel to compile, and the gradient reads no token."""
+    """Check on contiguous tokens: another layout compiles another kernel, and the gradient does not read tokens."""
     tokens, others = arguments[0].contiguous(), arguments[1:]
     forward = run_kernels(tokens, *others, **hyperparameters)
     grad = random_grad(tokens, len(forward.indices))

@@ -1,4 +1,4 @@
-"""The Triton backend, compiled and emulated: whatever the bits, and whatever lay in memory, in scratch or beside it."""
+"""The Triton backend, compiled and emulated, on any bits, whatever its memory held before and whatever the batch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_hostile_call(
     hyperparameters: dict[str, Any],
     run: Callable[..., Call] = run_kernels,
 ) -> None:
-    """What holds of any bits: the plan and salient tokens as the oracle's, a total order of scores, no NaN astray."""
+    """Check what holds for any bits: the oracle's plan and salient tokens, scores in a total order, no stray NaN."""
     call = run(tokens, attn, features, **hyperparameters)
     explanation = explanation_of(call)
     kept = reference.tokens_per_frame(tokens.shape[1], hyperparameters["retention_ratio"])
@@ -92,7 +92,7 @@ def test_constant_videos(value: float) -> None:
 @pytest.mark.parametrize("scale", [2.0**-66, 2.0**-64, 2.0**60])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_tokens_join_the_most_similar_anchor_whatever_their_scale(dtype: torch.dtype, scale: float) -> None:
-    """Down to norms whose squares are subnormal: a root that takes those for 0 has everything join the first anchor."""
+    """Also where squared norms are subnormal: a root that takes them for 0 makes every token join the first anchor."""
     tokens, attn, features = video(8, 40, 64, dtype, seed=9)
     squared_norms = (tokens.float() * scale).square().sum(-1)
     assert (squared_norms.min() < torch.finfo(torch.float32).tiny) == (scale < 2.0**-65)
@@ -106,7 +106,7 @@ def test_tokens_join_the_most_similar_anchor_whatever_their_scale(dtype: torch.d
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("beta", [0.0, 0.6])
 def test_finite_tokens_have_a_finite_mean_even_at_the_largest_number(dtype: torch.dtype, beta: float) -> None:
-    """Sums of float32 and bfloat16 overflow, and are made again one by one with room."""
+    """Sums of float32 and bfloat16 overflow, and are added up again, token by token and scaled down."""
     tokens, attn, _ = video(6, 10, 4, dtype, seed=15)
     tokens = tokens.sign() * torch.finfo(dtype).max
     call = run_kernels(tokens, attn, retention_ratio=0.2, dtm_ratio=1.0, beta=beta, **ONE_SEGMENT)
@@ -135,7 +135,7 @@ def test_a_nan_spoils_one_row_in_each_anchor_frame(dtype: torch.dtype, beta: flo
         rows = call.output[torch.isin(call.indices, record.anchors)]
         check_merged_rows(record, tokens, rows, beta)
     assert call.indices[call.output.isnan().any(1)].tolist() == spoilt
-    # The other tokens fare as they do without it.
+    # Without the NaN, the same tokens are kept.
     assert torch.equal(call.indices, run_kernels(clean, attn, torch.ones(8, 3), **hyperparameters).indices)
 
 
@@ -186,7 +186,7 @@ def test_a_video_alone_or_in_company_gives_the_same_bits(order: tuple[int, ...],
 @pytest.mark.parametrize("frames_per_chunk", [1, 2, 4])
 @pytest.mark.parametrize("ordinals_per_chunk", [1, 2, 3])
 def test_chunks_change_nothing(frames_per_chunk: int, ordinals_per_chunk: int) -> None:
-    """A segment of one anchor frame, and one of three: the last chunk is full, or not, or has none of the first's."""
+    """Segments of one and of three anchor frames: the last chunk is full, or not, or without the first segment."""
     tokens, attn, features = video(7, 20, 24, torch.float16, seed=18)
     features[:2], features[2:] = 1, -1
     hyperparameters = {"retention_ratio": 0.3, "anchor_interval": 2, "min_segments": 2, "tau": -1.5}
@@ -197,7 +197,7 @@ def test_chunks_change_nothing(frames_per_chunk: int, ordinals_per_chunk: int) -
 
 
 def test_more_than_256_tokens_go_in_chunks() -> None:
-    """Here in chunks of one frame: their Gram matrix is larger than their tokens."""
+    """Here in chunks of one frame, since a frame's Gram matrix is larger than its tokens."""
     tokens, attn, features = video(3, 257, 16, torch.bfloat16, seed=19)
     hyperparameters = {"retention_ratio": 0.1, "anchor_interval": 2, **ONE_SEGMENT}
     chunked = run_kernels(tokens, attn, features, **hyperparameters)

@@ -1,6 +1,6 @@
-"""What no kernel may leave to a compiler: whether products are fused, which root and quotient, what is finite.
+"""What no kernel may leave to a compiler: fusing products, rounding roots and quotients, telling what is finite.
 
-Read in the kernels' source, and in what Triton makes of it for NVIDIA's and AMD's machines.
+Checked in the kernels' source, and in the code that Triton compiles it to for NVIDIA's and AMD's GPUs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ KERNELS = Path(fastvid_kernels.kernels.__file__).parent
 SITUATIONS = [CORE[0], Situation(64, 169, dtype="fp32", features=False), Situation(32, 196, dtype="fp16")]
 # The logarithm is libdevice's, and has fused products by its own design.
 HAS_LOGARITHM = "delta_kernel"
-# Its quotients are rounded to the tokens' dtype, and compared with nothing.
+# Its quotients are rounded to the tokens' dtype, and never compared.
 DIVIDES_APPROXIMATELY = "emit_kernel"
 
 
 def differences_of_one(source: str) -> list[str]:
-    """Where something is subtracted from itself."""
+    """Subtractions of an expression from itself."""
     return [
         ast.unparse(node)
         for node in ast.walk(ast.parse(source))
@@ -43,7 +43,7 @@ def differences_of_one(source: str) -> list[str]:
 
 
 def fused_differences(assembly: str) -> list[str]:
-    """Instructions that compute a * b - x of an x that was rounded from a * b: the rounding error, not 0."""
+    """Fused instructions for a * b - x where x is a * b, rounded: they give the rounding error, not 0."""
     products: dict[str, frozenset[str]] = {}
     negated: dict[str, str] = {}
     found = []

@@ -35,7 +35,7 @@ _READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 class DeviceWork(TorchDispatchMode):
-    """Names the torch operators that reach the device, and refuses those for which the host would wait."""
+    """Records the torch operators that reach the device, and refuses those for which the host would wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def _is_free(func: Any) -> bool:
 def device_work(tokens: Tensor, *, features: bool = True, videos: int = 1, **hyperparameters: Any) -> list[str]:
     """Names of all kernels and operators of one call, for tokens `[F, N, D]` on the meta device.
 
-    The operator itself would answer meta tensors with shapes alone; this is the function behind it, checks included.
+    For meta tensors the operator itself computes only shapes, so this runs the function behind it, checks included.
     """
     frames, tokens_per_frame, _ = tokens.shape
     frame_features = tokens.new_empty(frames, 1152) if features else None
@@ -110,7 +110,7 @@ def test_large_frames_take_eight_launches_a_chunk(frames: int) -> None:
 
 @pytest.mark.parametrize("frames", [1700, 2**13, 2**17, 2**20])
 def test_however_many_frames_the_scratch_stays_a_share(frames: int) -> None:
-    """Not all pairs of a frame and an anchor frame are held at once: further launches take the rest in turn."""
+    """Scratch never holds all pairs of a frame and an anchor frame at once: further launches take the rest in turn."""
     tokens = meta_tokens(frames, 196, 3584)
     call = prepared(tokens)
     assert call.workspace.size <= 0.25 * tokens.numel() * tokens.element_size()
@@ -173,7 +173,7 @@ def test_scratch_is_at_most_a_quarter_of_the_tokens(frames: int, tokens_per_fram
 
 
 def test_nothing_is_tuned_at_run_time() -> None:
-    """An autotuner would benchmark during graph capture, and other tiles give other bits."""
+    """An autotuner would benchmark during graph capture, and different tiles give different bits."""
     for launch in record_call("sm_90", meta_tokens(32, 196, 3584)):
         assert type(launch.kernel) is JITFunction
     for source in KERNELS.glob("*.py"):
@@ -182,7 +182,7 @@ def test_nothing_is_tuned_at_run_time() -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_float_is_added_atomically(target: str) -> None:
-    """The order of atomic additions is open: integers do not mind, floats do."""
+    """The order of atomic additions is undefined: it changes sums of floats, but not of integers."""
     found = []
     tokens = meta_tokens(32, 196, 3584)
     for launch in (*record_call(target, tokens), record_call(target, tokens, backward=True)[-1]):
@@ -218,10 +218,10 @@ _ADDPTR = re.compile(r"tt\.addptr (%[\w#]+), (%[\w#]+)")
 
 @dataclass
 class Addresses:
-    """Bounds of the integers of a kernel, from its grid and arguments; which pointer offsets overflow on the way.
+    """Bounds of the integers of a kernel, from its grid and arguments, and the pointer offsets that may overflow.
 
-    A value is tainted when 32 bits may not hold it, or something that it was computed from, at the size it had. What is
-    loaded or carried through a loop is taken to be at most `count`: frames and tokens are what kernels count.
+    A value is tainted if it, or a value that it was computed from, may be too large for its own 32 bits. Values that
+    are loaded or carried through a loop are taken to be at most `count`, since kernels count frames and tokens.
     """
 
     launch: Launch
@@ -237,7 +237,7 @@ class Addresses:
         for name, value in launch.arguments.items():
             if isinstance(value, int):
                 addresses.bounds[f"%{name}"] = abs(value)
-        # Names are reused once their region is closed: what holds is the latest definition.
+        # Names are reused once their region is closed, so the latest definition counts.
         for line in ttir.splitlines():
             addresses._read(line.split(" loc(")[0])
         return addresses
@@ -295,14 +295,14 @@ class Addresses:
 
 
 def overflowing_addresses(launch: Launch, count: int) -> list[str]:
-    """Accesses of a kernel, to tensors of at most `count` frames or tokens, by an offset that 32 bits may not hold."""
+    """Accesses of a kernel by an offset that 32 bits may not hold, if tensors have at most `count` frames or tokens."""
     addresses = Addresses.of(launch, compile_for(launch, "sm_90").code["ttir"], count)
     assert addresses.offsets > 0
     return addresses.overflowing
 
 
-# More than 2**31 elements, with each of the three strides in turn as the one that passes it, in tokens and
-# attention; and scratch and output that pass it by the number of frames alone.
+# Tokens of more than 2**31 elements. In the first three, another dimension each time has the stride that takes offsets
+# into tokens and attention beyond that; in the last, the number of frames alone does so for scratch and output.
 HUGE = {
     "frames": meta_tokens(1024, 1024, 3584),
     "positions": meta_tokens(1024, 1024, 3584).permute(1, 0, 2),

@@ -1,4 +1,4 @@
-"""Triton compiles an argument of 1 in as a constant: every kernel must survive that, for every argument."""
+"""Triton compiles an argument that is 1 as a constant: every kernel must still compile, for every argument."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def run_backward(
     ordinals_per_chunk: int | None = None,
     **hyperparameters: Any,
 ) -> Call:
-    """A finished backward pass whose scratch and gradient were poisoned first."""
+    """Run a backward pass, its scratch and gradient filled with `poison` first."""
     call = pipeline.prepare(
         tokens,
         attn,
@@ -54,7 +54,7 @@ def run_backward(
 
 
 def check_backward(*arguments: Tensor | None, **hyperparameters: Any) -> Call:
-    """A backward pass against a float64 merge of what the forward pass of the same kernels chose."""
+    """Check a backward pass against a float64 merge of what the forward pass of the same kernels chose."""
     tokens = arguments[0]
     assert tokens is not None
     forward = run_kernels(*arguments, **hyperparameters)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def test_it_is_that_of_an_independent_merge_in_several_tiles(name: str, dtype: t
 def test_distances_lie_in_the_memory_of_a_gradient_until_it_is_written(
     frames_per_chunk: int | None, dtype: torch.dtype
 ) -> None:
-    """Of an odd number of bytes to a word, and in chunks of frames that use it in turn."""
+    """The gradient has an odd number of elements here, and chunks of frames use its memory in turn."""
     inputs = video(5, 21, 97, dtype, seed=19)
     call = check_backward(*inputs, retention_ratio=0.3, frames_per_chunk=frames_per_chunk)
     assert set(call.recipe.in_output) == {"gram"}
@@ -126,7 +126,7 @@ def test_both_backends_agree_to_the_bit_where_they_choose_alike(dtype: torch.dty
 @pytest.mark.parametrize("frames_per_chunk", [1, 4])
 @pytest.mark.parametrize("ordinals_per_chunk", [1, 2])
 def test_chunks_change_nothing(frames_per_chunk: int, ordinals_per_chunk: int, dtype: torch.dtype) -> None:
-    """Sums wait in the output between launches: of half precision a half of their bits, and the rest elsewhere."""
+    """Between launches the output holds the sums; in half precision their upper 16 bits, and scratch the lower 16."""
     tokens, attn, features = video(7, 20, 24, dtype, seed=18)
     features[:2], features[2:] = 1, -1
     hyperparameters = {"retention_ratio": 0.3, "anchor_interval": 2, "min_segments": 2, "tau": -1.5}
@@ -162,7 +162,7 @@ def test_what_is_not_finite_stays_with_the_rows_it_reaches(value: float, beta: f
 
 @pytest.mark.parametrize("starts", [starts for starts, _ in HOSTILE_CU_FRAMES], ids=str)
 def test_hostile_cu_frames_stay_within_memory(starts: list[int]) -> None:
-    """The emulator fails an access outside of the tensors; on a GPU nobody checks these entries."""
+    """The emulator reports any access outside of the tensors; on a GPU nothing checks these entries."""
     tokens, attn, features = video(12, 12, 6, torch.float32, seed=4)
     cu_frames = torch.tensor(starts, dtype=torch.int32)
     forward = run_kernels(tokens, attn, features, cu_frames, retention_ratio=0.3)
@@ -183,7 +183,7 @@ def test_tokens_that_are_anything_leave_the_gradient_finite() -> None:
 
 
 def test_a_backward_pass_through_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a gradient that is one number for all, as a sum gives it."""
+    """With an incoming gradient that is one expanded number, as `sum` gives it."""
     monkeypatch.setattr(ops, "check_triton", lambda tokens: None)  # it refuses CPU tensors
     tokens, attn, features = video(8, 20, 20, torch.float32, seed=11)
     leaf = tokens.clone().requires_grad_()

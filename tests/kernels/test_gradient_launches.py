@@ -22,7 +22,7 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
 def backward(frames: int, n: int, dim: int = 3584, dtype: torch.dtype = torch.bfloat16) -> tuple[list[Launch], Tensor]:
-    """The launches of a backward pass of a tenth, and its gradient, without data."""
+    """Launches and gradient of a backward pass at a retention ratio of 0.1, on meta tensors."""
     config = PruneConfig()
     tokens = torch.empty(frames, n, dim, dtype=dtype, device="meta")
     grad = torch.empty(frames * config.kept_per_frame(n), dim, dtype=dtype, device="meta")
@@ -42,7 +42,7 @@ def test_a_backward_pass_is_eight_launches_and_nothing_else(frames: int, n: int)
 
 
 def scratch_share(frames: int, n: int, dim: int, dtype: torch.dtype, **hyperparameters: float) -> float:
-    """Memory of a backward pass beside its gradient, in tokens."""
+    """Memory that a backward pass takes beside its gradient, as a share of the tokens'."""
     config = PruneConfig(**hyperparameters)
     tokens = torch.empty(frames, n, dim, dtype=dtype, device="meta")
     grad = torch.empty(frames * config.kept_per_frame(n), dim, dtype=dtype, device="meta")
@@ -64,7 +64,7 @@ def test_beside_the_gradient_it_takes_less_than_a_quarter_of_the_tokens(
 
 @pytest.mark.parametrize("frames", [4096, 8192, 2**17, 2**20])
 def test_however_many_frames_it_is_bounded_by_the_tokens(frames: int) -> None:
-    """In half precision what joined what may take as much as halves of sums would."""
+    """In half precision the anchors that tokens join may take about as much memory as the lower halves of sums."""
     assert scratch_share(frames, 196, 3584, torch.float32) < 0.25
     assert scratch_share(frames, 196, 3584, torch.bfloat16) < 1.2
     assert scratch_share(frames, 196, 3584, torch.bfloat16) > 0.25, "the bound in the docstring is out of date"

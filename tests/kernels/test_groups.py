@@ -1,4 +1,4 @@
-"""Segments of many anchor frames: a pass over their tokens serves four of them, or two, whatever the company."""
+"""Segments of many anchor frames: a pass over their tokens serves four or two of them, whatever the batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.runs_kernels
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 ONE_SEGMENT = {"min_segments": 1, "tau": -1.5}
 EVERY_FRAME = {**ONE_SEGMENT, "anchor_interval": 1}
-# Frames, tokens a frame, channels, hyperparameters, and anchors of the anchor frames, counted from the last.
+# Frames, tokens a frame, channels, hyperparameters, and the number of anchors in each anchor frame, the last one first.
 LONG: dict[str, tuple[int, int, int, dict[str, Any], list[int]]] = {
     "one group": (15, 20, 40, {"retention_ratio": 0.2, **ONE_SEGMENT}, [6] * 4),
     "a group and one": (17, 20, 40, {"retention_ratio": 0.2, **ONE_SEGMENT}, [6, 6] + [5] * 3),
@@ -60,7 +60,7 @@ def test_every_stage_of_a_long_segment_matches_the_oracle(name: str, dtype: torc
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_nan_in_one_group_spoils_one_row_in_each_anchor_frame(dtype: torch.dtype) -> None:
-    """The sums of all four are made by the same products, where 0 * NaN would be NaN."""
+    """One matrix product makes the sums of all four anchor frames, and in it 0 * NaN would be NaN."""
     tokens, attn, _ = video(6, 40, 70, dtype, seed=16)
     tokens[4, 7, 2] = float("nan")
     attn[4, 7] = 0.0
@@ -79,7 +79,7 @@ def check_finite(call: pipeline.Call) -> list[list[int]]:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_long_video_alone_or_in_company_gives_the_same_bits(dtype: torch.dtype) -> None:
-    """Its groups lie elsewhere in the batch, beside videos of other lengths, and begin at other tiles."""
+    """In the batch its groups lie elsewhere, beside videos of other lengths, and begin at other tiles."""
     hyperparameters = {"retention_ratio": 0.3, **EVERY_FRAME}
     lengths = (3, 9, 1, 6)
     tokens, attn, features = video(sum(lengths), 30, 40, dtype, seed=6)
@@ -105,7 +105,7 @@ def test_chunks_of_whole_groups_change_nothing(dtype: torch.dtype, ordinals_per_
 
 
 class AsLaidOut(GuardedWorkspace):
-    """Scratch as it is laid out for a GPU, and not with every array guarded."""
+    """Scratch laid out as for a GPU, without the gaps that guard every array."""
 
     def __init__(self, arrays: dict[str, launch.Array], size: int, device: torch.device) -> None:
         launch.Workspace.__init__(self, arrays, size, device)
@@ -113,7 +113,7 @@ class AsLaidOut(GuardedWorkspace):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_what_joins_may_lie_where_the_gram_matrices_were(dtype: torch.dtype) -> None:
-    """As it does in long videos, to spare memory: nothing reads these any more."""
+    """Long videos do so to save memory: nothing reads the Gram matrices by then."""
     arguments, hyperparameters = video(9, 30, 24, dtype, seed=18), {"retention_ratio": 0.3, **EVERY_FRAME}
     apart = run_kernels(*arguments, **hyperparameters)
     pipeline.recipe_for.cache_clear()
@@ -131,7 +131,7 @@ def test_what_joins_may_lie_where_the_gram_matrices_were(dtype: torch.dtype) -> 
 @pytest.mark.parametrize("frames", [2**13, 2**15, 2**17, 2**20])
 @pytest.mark.parametrize("n", [64, 196, 1024])
 def test_chunks_are_of_whole_groups(frames: int, n: int) -> None:
-    """How many frames a call has decides how large they are: anchor frames that go together must not."""
+    """The size of a chunk depends on the number of frames; which anchor frames share a pass must not."""
     tokens = torch.empty(frames, n, 1024, dtype=torch.bfloat16, device="meta")
     call = pipeline.prepare(tokens, tokens[..., 0], tokens[:, 0], None, PruneConfig())
     assert call.shapes.ordinals_per_chunk < call.shapes.ordinals
@@ -139,5 +139,5 @@ def test_chunks_are_of_whole_groups(frames: int, n: int) -> None:
 
 
 def test_the_cases_are_what_they_are_called() -> None:
-    """If a block held other numbers of anchors, other cases would be needed."""
+    """If groups or blocks had other sizes, other cases would be needed."""
     assert (GROUP, BLOCK_SLOTS) == (4, 32)

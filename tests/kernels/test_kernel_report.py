@@ -25,7 +25,7 @@ same_triton = pytest.mark.skipif(
     triton.__version__ != REPORT.triton,
     reason=f"the report was made with Triton {REPORT.triton}; other versions compile otherwise",
 )
-# Half precision and float32, given features and mean tokens: every kernel as differently as two calls can have it.
+# Half precision with given features, and float32 with mean features: two calls whose kernels differ the most.
 QUICK = (CORE[0], CORE[2])
 EVERY = [*QUICK, *(pytest.param(one, marks=pytest.mark.slow) for one in SITUATIONS if one not in QUICK)]
 
@@ -103,7 +103,7 @@ def test_what_counts_as_worse(now: Figures, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("target", "resources", "blocks", "bound_by"),
     [
-        # NVIDIA's occupancy calculator.
+        # From NVIDIA's occupancy calculator.
         ("sm_80", Resources(32, 0, 0, 32), 2, "registers"),
         ("sm_80", Resources(255, 0, 0, 8), 1, "registers"),
         ("sm_80", Resources(16, 0, 0, 1), 32, "blocks"),

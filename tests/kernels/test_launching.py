@@ -1,7 +1,7 @@
-"""The second call of a kind launches what the first one compiled: with the very arguments that Triton would pass.
+"""A second call of the same kind launches what the first one compiled, with exactly the arguments Triton would pass.
 
-A driver that is not there stands in for a GPU's, and kernels that do nothing for compiled ones
-(`benchmarks.compiled.no_device`); what Triton's own code passes to them is compared.
+There is no GPU: stand-ins replace its driver and the compiled kernels (`benchmarks.compiled.no_device`). The tests
+compare with what Triton's own code passes to them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastvid_kernels.kernels.pipeline import Call
 
 @pytest.fixture
 def launched() -> Iterator[list[tuple[Any, ...]]]:
-    """What reaches compiled kernels."""
+    """The launches that reach compiled kernels."""
     launches: list[tuple[Any, ...]] = []
     with no_device(lambda *launch: launches.append(launch)):
         yield launches
@@ -43,7 +43,7 @@ def prepared(*, features: bool = True, videos: int | None = None, shift: int = 0
 
 
 def plain(launch: tuple[Any, ...]) -> list[Any]:
-    """Addresses for tensors; what profilers are told by its contents."""
+    """A launch with tensors replaced by address and dtype, and the metadata for profilers by its contents."""
 
     def seen(one: Any) -> Any:
         if hasattr(one, "data_ptr"):

@@ -57,7 +57,7 @@ def test_half_precision_products_use_the_tensor_cores_of_hopper(frames: int, tok
 
 
 def test_float32_products_are_not_rounded_to_tf32() -> None:
-    """Three TF32 products make up for the bits that one would lose; each product's operands appear in three."""
+    """`tf32x3` makes a product of three TF32 ones, which recover the bits that a single one would lose."""
     launches = Situation(32, 196, dtype="fp32").launches("sm_90")
     for launch in launches:
         if launch.name in MATRIX_KERNELS:
@@ -65,7 +65,7 @@ def test_float32_products_are_not_rounded_to_tf32() -> None:
 
 
 def test_a_spill_is_reported() -> None:
-    """The report that the other tests rely on: a whole frame's matrix in one block does not fit its registers."""
+    """The other tests rely on that report. Here a block holds a whole frame's matrix, too large for its registers."""
     (gram,) = (one for one in Situation(32, 196).launches("sm_90") if one.name == "gram_kernel")
     oversized = Launch(gram.kernel, gram.grid, {**gram.arguments, "BLOCK": 256})
     resources = compile_for(oversized, "sm_90").resources

@@ -25,7 +25,8 @@ MEAN_FEATURES = [pytest.param(False, torch.float32, id="mean features-torch.floa
     pytest.param(False, dtype, id=f"mean features-{dtype}", marks=pytest.mark.slow)
     for dtype in (torch.bfloat16, torch.float16)
 ]
-# Sizes that take several tiles: slots beyond a block, channels that fill no tile, tokens beyond one.
+# Sizes that take several tiles: more anchors than a block has slots, channels that leave a tile partly empty, more
+# tokens than a tile.
 LARGER_SHAPES: dict[str, tuple[int, int, int, dict[str, Any]]] = {
     "two blocks of anchors": (5, 100, 150, {"retention_ratio": 0.5, "dtm_ratio": 0.9, "min_segments": 2, "tau": -1.5}),
     "four blocks of anchors": (2, 200, 70, {"retention_ratio": 0.5, "dtm_ratio": 1.0, "anchor_interval": 1}),
@@ -97,15 +98,16 @@ def test_ragged_batch_matches_the_oracle(dtype: torch.dtype) -> None:
     check_call(run_kernels(*ragged_batch(dtype), **RAGGED))
 
 
-# Lengths of the anchors of one direction, and number of directions. Most of the pairs lie in different blocks of slots.
+# Lengths of the anchors in each direction, and number of directions. In "across blocks", the two anchors of
+# most directions lie in different blocks of slots.
 NEAR_TIES = {"one block": ((1.0, 2.7, 0.37), 4), "across blocks": ((1.0, 2.7), 24)}
 
 
 def near_ties(lengths: tuple[float, ...], directions: int) -> tuple[Tensor, dict[str, Any]]:
-    """Three frames, and hyperparameters by which the last one's anchors share almost the same directions.
+    """Three frames, and hyperparameters that make several anchors of the last frame share almost one direction.
 
-    Their cosines to a token differ by less than float32 sums tell, and by far more than float64 loses. Their lengths
-    set them apart, so that each is a density peak; the frame's other tokens are duplicates.
+    The cosines of such anchors to a token differ by less than float32 sums can resolve, but by far more than the error
+    of float64. Their lengths differ, so that each is a density peak; the frame's other tokens are duplicates.
     """
     generator = torch.Generator().manual_seed(directions)
     anchors = len(lengths) * directions
@@ -127,7 +129,7 @@ def test_float64_settles_what_float32_cannot_tell(kind: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_of_equal_anchors_the_first_is_joined(dtype: torch.dtype) -> None:
-    """A plain last frame: its 40 anchors, which take two blocks of slots, are equal."""
+    """All tokens of the last frame are equal, and so are its 40 anchors, which take two blocks of slots."""
     tokens, attn, features = video(4, 80, 9, dtype, seed=3)
     tokens[3] = tokens[3, :1]
     call = run_kernels(tokens, attn, features, retention_ratio=0.5, dtm_ratio=0.5, min_segments=1, tau=-1.5)
@@ -138,7 +140,7 @@ def test_of_equal_anchors_the_first_is_joined(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("hostile", "videos"), HOSTILE_CU_FRAMES)
 def test_hostile_cu_frames_are_clamped(hostile: list[int], videos: list[int]) -> None:
-    """On a GPU nobody can look at them first; the kernels read them as bounds that never fall, from 0 to F."""
+    """On a GPU they cannot be checked first; the kernels read them as non-decreasing bounds from 0 to F."""
     tokens, attn, features = video(12, 10, 8, torch.float32, seed=12)
     cu_frames = torch.tensor(hostile, dtype=torch.int32)
     call = run_kernels(tokens, attn, features, cu_frames, retention_ratio=0.4, min_segments=2)
@@ -190,7 +192,7 @@ def test_public_function_runs_the_kernels() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_full_width(dtype: torch.dtype) -> None:
-    """Sums over as many channels as a model has: what tensor cores lose in them shows here."""
+    """As many channels as a model has, so that the error of tensor cores in sums over them shows."""
     tokens, attn, features = video(2, 196, 3584, dtype, seed=14)
     check_call(run_kernels(tokens, attn, features, retention_ratio=0.1, min_segments=1, tau=-1.5))
 

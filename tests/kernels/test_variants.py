@@ -22,7 +22,7 @@ from fastvid_kernels.kernels import pipeline
 from fastvid_kernels.kernels.gram import gram_kernel
 from fastvid_kernels.kernels.limits import MAX_TOKENS_PER_FRAME
 
-# With features and without, one video and several, three tiles of a frame.
+# Kernels differ with and without features, for one video and several, and by three tiles of a frame.
 VARIANTS = {"frame": 2, "plan": 4, "gram": 1, "density": 3, "delta": 3, "select": 3, "assign": 1, "emit": 1}
 OF_BACKWARD = {name: count for name, count in VARIANTS.items() if name != "emit"} | {"gradient": 1}
 CALLS = 300
@@ -35,8 +35,8 @@ def random_calls(
     """Launches of calls as one model makes them: contiguous bfloat16 of one width, any number and size of frames.
 
     `backward` asks for their backward passes instead.
-    `features` says whether they give frame features; some do and some do not if it is None. The retention ratio is
-    any of a few, if it is not given. Attention is float32, as the adapters give it.
+    `features` says whether they give frame features; None means that some do. If no retention ratio is given, each call
+    draws one of `RATIOS`. Attention is float32, as the adapters give it.
     """
     generator = random.Random(seed)
     for _ in range(CALLS):
@@ -59,7 +59,7 @@ def random_calls(
 
 
 def variants(calls: Iterator[list[Launch]]) -> dict[str, set[str]]:
-    """By kernel: all that Triton would compile anew."""
+    """For each kernel, the specialisations that Triton would compile."""
     found: dict[str, set[str]] = defaultdict(set)
     for launches in calls:
         for launch in launches:
@@ -84,7 +84,7 @@ def test_a_backward_pass_adds_one_kernel() -> None:
 
 
 def test_a_size_that_is_compiled_in_is_noticed() -> None:
-    """Were the tokens of a frame told to the compiler again, as they once were: by whether 16 divides them, or if 1."""
+    """If Triton specialised on N again, as it once did, N = 1 and multiples of 16 would have kernels of their own."""
     (n,) = (one for one in gram_kernel.params if one.name == "N")
     with mock.patch.object(n, "do_not_specialize", False):
         assert counted(random_calls(1))["gram"] > VARIANTS["gram"]
@@ -134,7 +134,7 @@ def test_a_warm_up_without_a_gpu_is_refused() -> None:
 @pytest.mark.parametrize("dtm_ratio", [0.0, 0.4])
 @pytest.mark.parametrize("frames", [1, 8, 10])
 def test_addresses_lie_in_the_scratch(frames: int, dtm_ratio: float) -> None:
-    """A driver refuses an address of no allocation, even one that no kernel goes to."""
+    """A driver refuses an address outside of any allocation, even one that no kernel uses."""
     tokens = torch.zeros(frames, 64, 16)
     config = PruneConfig(dtm_ratio=dtm_ratio)
     call = pipeline.prepare(tokens, torch.zeros(frames, 64), None, None, config)
