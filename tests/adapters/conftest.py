@@ -39,7 +39,7 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
 
 @pytest.fixture
 def patched(model: Any, siglip_directory: Any) -> Any:
-    """`model`, pruning; the independent computation runs on a twin that never was patched."""
+    """`model`, patched to prune; the independent computation runs on a twin that was never patched."""
     from fastvid_kernels.adapters import apply_fastvid
 
     apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
@@ -48,14 +48,14 @@ def patched(model: Any, siglip_directory: Any) -> Any:
 
 @pytest.fixture
 def twin(model: Any) -> Any:
-    """An unpatched model of the same weights; of FlashAttention's path, one that takes explicit masks instead."""
+    """An unpatched model of the same weights; instead of FlashAttention it uses sdpa, which takes explicit masks."""
     path = model.config._attn_implementation
     return tiny.llava_onevision(attention="sdpa" if path.startswith("flash") else path)
 
 
 @pytest.fixture
 def unpatched(model: Any, twin: Any) -> Any:
-    """A model of the same weights that takes the same path."""
+    """An unpatched model with the same weights and the same attention implementation."""
     for ours, its in ((twin.config, model.config), (twin.config.text_config, model.config.text_config)):
         ours._attn_implementation_internal = its._attn_implementation
     return twin

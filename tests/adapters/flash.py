@@ -1,7 +1,7 @@
-"""transformers' FlashAttention code path on the CPU: unpadding, packed sequences and all, with kernels that are plain.
+"""transformers' FlashAttention code path on the CPU, unpadding and packed sequences included, with plain kernels.
 
-What is stood in for is the two functions of the flash-attn package; everything that decides what they are given, masks
-sliced from the right and packed sequences read from positions, is transformers' own.
+Stand-ins replace only the two functions of the flash-attn package. The code that chooses their arguments, such as masks
+sliced from the right and packed sequences found in positions, is transformers' own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, softmax_scale: float | None = None, **_: Any) -> Tensor:
-    """`[B, S, heads, d]`; the last query sees the last key."""
+    """Attention of `[B, S, heads, d]`; a causal mask lets the last query see the last key."""
     rows, columns = q.shape[1], k.shape[1]
     k, v = (one.repeat_interleave(q.shape[2] // one.shape[2], dim=2) for one in (k, v))
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * (softmax_scale or q.shape[-1] ** -0.5)
@@ -26,7 +26,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, softmax_scale: f
 def varlen_attention(
     q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, **kwargs: Any
 ) -> Tensor:
-    """`[tokens, heads, d]` of several sequences one after the other."""
+    """Attention of `[tokens, heads, d]`, several sequences one after the other."""
     parts = []
     queries, keys = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     for one in range(len(queries) - 1):
@@ -41,14 +41,14 @@ def chosen_arguments(*, is_causal: bool, softmax_scale: float | None = None, **_
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
-    """Let a model's language model take that path."""
+    """Make a model's language model take FlashAttention's code path."""
     from transformers import modeling_flash_attention_utils as utils
 
     kernels = (attention, varlen_attention, None, utils._pad_input, utils._unpad_input)
-    # Versions before 5.23 know one way to choose arguments, later ones have another for paged caches.
+    # Versions before 5.23 have one function that chooses arguments; later ones have a second, for paged caches.
     has_paged = hasattr(utils, "_process_with_kvcache_kwargs_fn")
     choosing = (chosen_arguments, None) if has_paged else chosen_arguments
     monkeypatch.setattr(utils, "lazy_import_flash_attention", lambda *args, **kwargs: (kernels, choosing))
-    # Past the setter, which wants the flash-attn package, and without the vision tower.
+    # Not by the setter, which requires the flash-attn package; and the vision tower stays as it is.
     for config in (model.config, model.config.text_config):
         config._attn_implementation_internal = "flash_attention_2"

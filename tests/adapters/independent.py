@@ -1,6 +1,6 @@
 """What a model should answer to a pruned prompt, computed another way.
 
-Every row is computed alone: the oracle prunes each video, the kept embeddings are strung together, and the unpatched
+Every row is computed alone: the oracle prunes each video, the kept embeddings are concatenated, and the unpatched
 language model sees them with their original positions and an explicit causal mask, without a cache.
 """
 

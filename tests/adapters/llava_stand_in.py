@@ -1,8 +1,8 @@
 """Stands in for `llava.model.language_model.llava_qwen`: the names and the data flow that the adapter touches.
 
-Loaded under that module name (`llava_lanes`), so that classes say they come from llava. Videos and images go through
-tower and projector together, are split, pooled if they are videos, given their newlines, and put where the prompt has a
-negative id. A row of text takes an entry of `images` too, and leaves it out, as there.
+`llava_lanes` loads it under that module name, so that its classes say they come from llava. Videos and images go
+through tower and projector together. Then they are split, videos are pooled, newlines are added, and the result takes
+the place of the prompt's negative ids. A row of text takes an entry of `images` too but does not use it, as in llava.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A pruned model of a family, an unpatched twin, and what one says checked against what the other should."""
+"""A pruned model of a family, its unpatched twin, and checks of the one's answers against the other's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GREEDY: dict[str, Any] = {
     "output_logits": True,
     "return_dict_in_generate": True,
 }
-# Those that have every test, by the way that their language models attend; the others are their kin.
+# Families that run every test, one for each way in which language models attend; the others are `KIN`.
 MAIN = ("qwen2.5", "qwen3", "qwen3.5")
 PATHS = ("sdpa", "eager", "flash")
 KIN = tuple(kind for kind in tiny_qwen.KINDS if kind not in MAIN)
@@ -33,10 +33,10 @@ class Case:
 
     Attributes:
         kind: one of `tiny_qwen.KINDS`.
-        model: pruned.
-        twin: of the same weights, never patched, taking explicit masks.
-        handle: of the patch.
-        hyperparameters: that the patch was given.
+        model: the pruned model.
+        twin: a model of the same weights, never patched, that takes explicit masks.
+        handle: what `apply_fastvid` returned.
+        hyperparameters: what `apply_fastvid` was given.
     """
 
     kind: str
@@ -56,12 +56,12 @@ class Case:
         return self.prompt(tiny_qwen.words(seed, count))
 
     def check_row(self, logits: Tensor, prompt: Prompt) -> None:
-        """`logits [T, V]` of a row without padding: the independent ones at kept tokens."""
+        """Check that `logits [T, V]` of a row without padding are the independent ones at kept tokens."""
         row = qwen_independent.embedded(self.kind, self.twin, prompt, self.hyperparameters)
         self.check(logits[row.places], qwen_independent.decoded(self.twin, row))
 
     def check_generated(self, out: Any, row: int, prompt: Prompt, count: int = NEW) -> None:
-        """Tokens exactly, and the logits they were chosen from."""
+        """Check the tokens exactly, and the logits they were chosen from within a tolerance."""
         ids, logits = qwen_independent.generated(self.kind, self.twin, prompt, self.hyperparameters, count)
         self.check(torch.stack([step[row] for step in out.logits]), logits)
         assert out.sequences[row, -count:].tolist() == ids
@@ -85,5 +85,5 @@ def main_cases() -> list[Any]:
 
 
 def all_cases() -> list[Any]:
-    """The same, and one path of their kin."""
+    """Those of `main_cases`, and one path of every other family."""
     return main_cases() + [pytest.param((kind, "sdpa"), id=f"{kind}-sdpa") for kind in KIN]

@@ -1,7 +1,7 @@
 """What a Qwen or one of its kin should answer to a pruned prompt, computed another way.
 
-Every row is computed alone: attention in float64 loops, the oracle prunes each video, the kept embeddings are strung
-together, and the unpatched language model sees them with positions counted by hand, an explicit causal mask and no
+Every row is computed alone: attention in float64 loops, the oracle prunes each video, the kept embeddings are
+concatenated, and the unpatched language model sees them with positions counted by hand, an explicit causal mask and no
 cache.
 """
 
@@ -21,7 +21,7 @@ DEFAULTS = {"retention_ratio": 0.27, "tau": 0.84}
 
 
 def window_places(grid: tuple[int, int, int], window: int) -> list[int]:
-    """For each token as the tower has it, window by window, its place in rows."""
+    """For each token in the tower's order, window by window, its place in row-major order."""
     frames, rows, columns = grid[0], grid[1] // MERGE, grid[2] // MERGE
     return [
         (frame * rows + row) * columns + column
@@ -34,7 +34,7 @@ def window_places(grid: tuple[int, int, int], window: int) -> list[int]:
 
 
 def queries_and_keys(model: Any, clip: Clip) -> tuple[Tensor, Tensor]:
-    """Of the tower's last block after its rotary embedding, `[F, P, H, d]`, by transformers' own functions."""
+    """Those of the tower's last block, `[F, P, H, d]`, after its rotary embedding, by transformers' own functions."""
     attention = model.model.visual.blocks[-1].attn
     seen: list[Any] = []
     hook = attention.register_forward_pre_hook(lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)

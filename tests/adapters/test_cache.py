@@ -17,7 +17,7 @@ ENTRIES, REMOVED = 5, 7
 
 @pytest.fixture
 def cache() -> Any:
-    """Two rows of five entries that stand for twelve tokens: four at the start, one of row 0 padding, and the last."""
+    """Two rows of five entries that remain of twelve tokens; the first entry of row 0 is padding."""
     cache = tiny.transformers.DynamicCache()
     cache.update(torch.randn(2, 1, ENTRIES, 4), torch.randn(2, 1, ENTRIES, 4), 0)
     real = torch.ones(2, ENTRIES, dtype=torch.bool)
@@ -38,7 +38,7 @@ def test_it_is_as_long_as_what_it_stands_for(cache: Any) -> None:
 
 
 def append(cache: Any, count: int) -> None:
-    """As the decoder does."""
+    """Append entries as the decoder does."""
     set_counting_entries(cache, True)
     cache.update(torch.randn(2, 1, count, 4), torch.randn(2, 1, count, 4), 0)
     set_counting_entries(cache, False)
@@ -101,7 +101,7 @@ def test_crop(cache: Any) -> None:
 
 
 def test_crop_to_nothing(cache: Any) -> None:
-    """`crop(0)` leaves nothing or everything, depending on the version; what is known of the entries follows it."""
+    """`crop(0)` leaves nothing or everything, depending on the version; the record of what was pruned must match."""
     cache.crop(0)
     left = cache.layers[0].keys.shape[2]
     assert (pruned_part(cache) is None) == (left == 0)
@@ -131,7 +131,7 @@ def test_what_fails_leaves_what_is_known(cache: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_reset(cache: Any) -> None:
-    """Not every version of transformers counts from 0 again."""
+    """A reset cache counts like a plain one: not from 0 again in every version of transformers."""
     plain = tiny.transformers.DynamicCache()
     plain.update(torch.randn(2, 1, ENTRIES, 4), torch.randn(2, 1, ENTRIES, 4), 0)
     for one in (cache, plain):

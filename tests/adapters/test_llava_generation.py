@@ -52,7 +52,7 @@ def test_one_row(patched: Any, twin: Any, head: Any) -> None:
 
 @pytest.mark.parametrize("newline", ["no_token"], indirect=True)
 def test_rows_that_end_with_a_video(patched: Any, twin: Any, head: Any) -> None:
-    """What follows is what follows the last survivor, not what follows nothing."""
+    """The next token is predicted from the last kept token, not from a dropped one."""
 
     def ends_with_a_dropped_token(prompt: Prompt) -> bool:
         places, all_places = (

@@ -143,7 +143,7 @@ def test_a_marked_newline_has_no_token_of_its_row() -> None:
 
 
 def test_what_the_siglip_tower_of_llava_gives(model: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The patches that are scored left the last layer but one, before any norm; 27 by 27 of them become 13 by 13."""
+    """The scored patches are the output of the last layer but one, before any norm; 27 by 27 become 13 by 13."""
     encoder = pytest.importorskip(
         "llava.model.multimodal_encoder.siglip_encoder", reason="not shown: this needs the tower of the real llava"
     )

@@ -28,14 +28,14 @@ def pruned_and_twin(llava: Any, siglip_directory: Any) -> Any:
 
 
 def check_row(logits: Tensor, prompt: Prompt, twin: Any, head: Any) -> None:
-    """`logits [T, V]` of a row without padding: the independent ones at kept tokens."""
+    """Check that `logits [T, V]` of a row without padding are the independent ones at kept tokens."""
     _, places = tiny_llava.embedded(twin, head, prompt, tiny_llava.HYPERPARAMETERS)
     expected = tiny_llava.logits(twin, head, prompt)
     torch.testing.assert_close(logits[places], expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
 
 
 def check_batch(model: Any, twin: Any, head: Any, *prompts: Prompt) -> None:
-    """Every row of a left-padded batch, whose positions count its own tokens, as generation gives them."""
+    """Check every row of a left-padded batch; given any positions, llava counts each row's own tokens."""
     inputs = inputs_of(*prompts)
     inputs["position_ids"] = torch.arange(inputs["input_ids"].shape[1]).expand(len(prompts), -1)
     lengths = [unpatched_length(twin, prompt) for prompt in prompts]
@@ -60,7 +60,7 @@ def test_one_row(pruned_and_twin: Any, head: Any, newline: str, attention: str) 
 
 @pytest.mark.parametrize(("newline", "row"), [("grid", 5), ("frame", 17)])
 def test_some_newlines_are_dropped(llava: Any, head: Any, newline: str, row: int) -> None:
-    """What the other tests compare has both: rows of the grid, or frames, with survivors and without."""
+    """The video of the other tests has both: rows of the grid, or frames, with kept tokens, and others without any."""
     twin = tiny_llava.llava_qwen(llava, newline)
     stream = tiny_llava.pruned_video(twin, head, tiny_llava.film(3), tiny_llava.HYPERPARAMETERS)
     assert {newline is None for newline in stream[row - 1 :: row]} == {True, False}
@@ -113,21 +113,21 @@ def test_retention_one_gives_the_same_bits(pruned_and_twin: Any, newline: str) -
 
 
 def test_features_without_newlines(pruned_and_twin: Any, head: Any) -> None:
-    """`mm_patch_merge_type="flat"` adds none, wherever they would go."""
+    """`mm_patch_merge_type="flat"` adds no newlines."""
     model, twin = pruned_and_twin("no_token", mm_patch_merge_type="flat")
     prompt = video_prompt(3)
     check_row(model(**inputs_of(prompt)).logits[0], prompt, twin, head)
 
 
 def test_a_prompt_that_is_cut_off(pruned_and_twin: Any, head: Any) -> None:
-    """llava cuts where it would without pruning; here within the second video, which ends with its last survivor."""
+    """llava cuts where it would without pruning, here within the second video; the last kept token gives the answer."""
     model, twin = pruned_and_twin("grid")
     ids = [*tiny.words(1, 3), IMAGE_TOKEN, *tiny.words(2, 5), IMAGE_TOKEN, *tiny.words(3, 4)]
     prompt = Prompt(ids, (tiny_llava.film(7), tiny_llava.film(8)), ("video", "video"))
     whole = model(**inputs_of(prompt)).logits[0]
     _, places = tiny_llava.embedded(twin, head, prompt, tiny_llava.HYPERPARAMETERS)
     dropped = sorted({*range(len(whole))} - {*places.tolist()})
-    # Half of them are the second video's: in its middle, and last of what is left.
+    # Half of the dropped tokens are the second video's. This one is in its middle, and becomes the last of the prompt.
     last = dropped[len(dropped) * 3 // 4]
     model.config.tokenizer_model_max_length = last + 1
     cut = model(**inputs_of(prompt)).logits[0]

@@ -1,4 +1,4 @@
-"""A pruned LLaVA-OneVision under `torch.compile`: what is traced, and what it answers; code generation is left out."""
+"""A pruned LLaVA-OneVision under `torch.compile`: its graphs and its answers, without code generation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model(siglip_directory: Any) -> Any:
 
 
 def test_prefill(model: Any) -> None:
-    """Where the kept tokens are counted, and where the model checks its placeholders, the graph breaks."""
+    """The graph breaks where kept tokens are counted, and where the model checks its placeholders."""
     compiled = torch.compile(model, backend="eager")
     for seed in (3, 4):
         inputs = inputs_of(video_prompt(seed))

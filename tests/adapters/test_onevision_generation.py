@@ -24,7 +24,7 @@ GREEDY = {
 
 
 def check_generated(out: Any, row: int, prompt: Prompt, twin: Any, head: Any, count: int = NEW) -> None:
-    """Tokens exactly, and the logits they were chosen from."""
+    """Check the tokens exactly, and the logits they were chosen from within a tolerance."""
     ids, logits = independent.generated(twin, head, prompt, tiny.HYPERPARAMETERS, count)
     assert out.sequences[row, -count:].tolist() == ids
     ours = torch.stack([step[row] for step in out.logits])
@@ -50,7 +50,7 @@ def test_left_padded_batch_with_rows_of_text(patched: Any, twin: Any, head: Any,
 
 
 def test_text_decodes_with_masks_of_one_shape(patched: Any, unpatched: Any) -> None:
-    """With a static cache, as without pruning: a compiled decoder is compiled once."""
+    """With a static cache, masks have the same shapes as without pruning: a compiled decoder is compiled once."""
     prompts = [Prompt(tiny.words(9, 30)), Prompt(tiny.words(10, 50))]
 
     def shapes_of(model: Any) -> list[Any]:
@@ -70,7 +70,7 @@ def test_text_decodes_with_masks_of_one_shape(patched: Any, unpatched: Any) -> N
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_rows_of_one_length_that_keep_different_numbers(patched: Any, twin: Any, head: Any, cache: str) -> None:
-    """`generate` drops a mask of ones: the padding that pruning brings is not in it."""
+    """`generate` drops a mask of ones, which would not cover the padding that pruning adds."""
     prompt = video_prompt(5)
     prompts = [prompt, Prompt(tiny.words(4, len(prompt.ids)))]
     out = patched.generate(**inputs_of(*prompts), **GREEDY, **CACHES[cache])
@@ -99,7 +99,7 @@ def test_text_only_is_untouched(patched: Any, unpatched: Any, cache: str) -> Non
 )
 @pytest.mark.parametrize("chunk", [7, 40])
 def test_prefill_in_chunks(patched: Any, twin: Any, head: Any, chunk: int) -> None:
-    """Of which some hold no survivor."""
+    """Some chunks hold no kept token."""
     prompt = video_prompt(3)
     out = patched.generate(**inputs_of(prompt), **GREEDY, prefill_chunk_size=chunk)
     check_generated(out, 0, prompt, twin, head)
@@ -199,7 +199,7 @@ def test_a_third_turn_of_a_padded_batch(patched: Any, twin: Any, head: Any) -> N
 
 
 def test_second_turns_of_rows_that_kept_different_numbers(patched: Any, twin: Any, head: Any) -> None:
-    """No row is ever padded but by pruning, and the second turn brings each a video."""
+    """Only pruning pads rows here, and the second turn adds a video to each row."""
     first = video_prompt(5)
     prompts = [first, Prompt(tiny.words(4, len(first.ids)))]
     out = patched.generate(**inputs_of(*prompts), **GREEDY)

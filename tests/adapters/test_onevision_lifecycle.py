@@ -128,7 +128,7 @@ def test_the_state_dict_and_checkpoints_are_the_model_s_own(model: Any, siglip_d
 
 
 def test_a_head_that_is_given_stays_as_it_is(model: Any, siglip_directory: Any) -> None:
-    """It may serve several models, of several dtypes."""
+    """One head may serve several models of different dtypes."""
     given = load_siglip_head(siglip_directory)
     before = copy.deepcopy(given.state_dict())
     apply_fastvid(model, siglip=given, **tiny.HYPERPARAMETERS)
@@ -144,7 +144,7 @@ def test_a_head_that_is_given_stays_as_it_is(model: Any, siglip_directory: Any) 
 
 
 def test_there_and_back_between_dtypes(model: Any, siglip_directory: Any) -> None:
-    """Weights that bfloat16 can hold come back as they were, and so must what they choose."""
+    """Weights that bfloat16 can hold are unchanged by the round trip, and so must be the tokens that they choose."""
     model.bfloat16().float()
     apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
     inputs = inputs_of(video_prompt(3))
@@ -194,7 +194,7 @@ def test_moved_to_another_dtype_after_patching(model: Any, siglip_directory: Any
 
 @pytest.fixture
 def dispatched(model: Any, tmp_path: Any) -> Any:
-    """Spread by accelerate: the language model is fetched from disk, layer by layer, for each use."""
+    """A model dispatched by accelerate, which loads the language model from disk, layer by layer, for each use."""
     accelerate = pytest.importorskip("accelerate")
     parts = ["model.vision_tower", "model.multi_modal_projector", "model.image_newline", "lm_head"]
     device_map = dict.fromkeys(parts, "cpu") | {"model.language_model": "disk"}

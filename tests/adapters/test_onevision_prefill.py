@@ -16,7 +16,7 @@ TOLERANCE = 1e-5
 
 
 def check_row(logits: Tensor, prompt: Prompt, twin: Any, head: Any) -> None:
-    """`logits [T, V]` of a row without padding: the independent ones at kept tokens."""
+    """Check that `logits [T, V]` of a row without padding are the independent ones at kept tokens."""
     _, places = independent.embedded(twin, head, prompt, tiny.HYPERPARAMETERS)
     expected = independent.logits(twin, head, prompt, tiny.HYPERPARAMETERS)
     torch.testing.assert_close(logits[places], expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
@@ -60,7 +60,7 @@ def test_a_row_without_a_mask(patched: Any, twin: Any, head: Any, mask: bool) ->
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_batch(patched: Any, twin: Any, head: Any, side: str) -> None:
-    """Of rows with positions that count their own tokens, as generation gives them."""
+    """Positions count each row's own tokens, as generation gives them."""
     text = Prompt(tiny.words(9, 30))
     prompts = [video_prompt(5), video_prompt(6, before=11, after=2), text, Prompt(tiny.words(10, 200))]
     inputs = inputs_of(*prompts, side=side)

@@ -13,8 +13,8 @@ from tests.adapters import qwen_case, qwen_independent, tiny, tiny_qwen
 from tests.adapters.qwen_case import GREEDY, NEW, Case, case_of
 from tests.adapters.tiny_qwen import WIDE, Prompt, film, inputs_of, words
 
-# So many words after a film that the text's positions are beyond the film's: where they are not, models disagree with
-# themselves about what follows (`test_qwen_upstream`).
+# So many words after a film that the text's positions exceed the film's. Otherwise `generate` and a loop over `forward`
+# count the next position differently (`test_qwen_upstream`).
 LONG = 24
 
 
@@ -57,7 +57,7 @@ def test_left_padded_batch_with_rows_of_text(case: Case, cache: str) -> None:
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_rows_of_one_length_that_keep_different_numbers(case: Case, cache: str) -> None:
-    """`generate` drops a mask of ones: the padding that pruning brings is not in it."""
+    """`generate` drops a mask of ones, which would not cover the padding that pruning adds."""
     prompt = case.video_prompt(5)
     prompts = [prompt, case.text(4, len(prompt.ids))]
     out = case.model.generate(**inputs_of(*prompts), **GREEDY, **CACHES[cache])
@@ -91,7 +91,7 @@ def test_text_only_is_untouched(case: Case, cache: str) -> None:
 )
 @pytest.mark.parametrize("chunk", [13, 40])
 def test_prefill_in_chunks(case: Case, chunk: int) -> None:
-    """Of which some hold no survivor: what goes on through a state cannot."""
+    """Some chunks hold no kept token."""
     prompt = case.video_prompt(3)
 
     def run() -> Any:
@@ -173,7 +173,7 @@ def test_a_third_turn_of_a_padded_batch(case: Case) -> None:
 
 
 def test_a_second_turn_with_a_new_video(case: Case) -> None:
-    """With positions of the caller: by itself, no version counts them right (`test_qwen_upstream`)."""
+    """The caller gives positions: no version of transformers counts them right by itself (`test_qwen_upstream`)."""
     first = case.video_prompt(3, after=LONG)
     cache = case.model(**inputs_of(first), use_cache=True).past_key_values
     second = first.then(words(8, 5), film(11, WIDE), words(9, 3), kind=case.kind)

@@ -27,7 +27,7 @@ def some_inputs(kind: str) -> dict[str, torch.Tensor]:
 
 
 def without_positions(found: dict[str, Any]) -> dict[str, Any]:
-    """What a model notes of its last prompt is not the patch's."""
+    """Without `rope_deltas`, which the model itself, not the patch, notes of its last prompt."""
     return {name: {key: value for key, value in own.items() if key != "rope_deltas"} for name, own in found.items()}
 
 
@@ -104,7 +104,7 @@ class TestOtherScores:
 
     @pytest.mark.parametrize("name", ["mean_query", "received"])
     def test_from_the_tower_in_rows(self, case: Case, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What reaches the operator, for two videos at once, is each video's own, put back from window order."""
+        """Of two videos at once, each reaches the operator with its own scores, put back from window order."""
         case.handle.remove()
         seen: list[Any] = []
         pruner = qwen_vl.VideoPruner
@@ -149,7 +149,7 @@ class TestRefusals:
         not hasattr(tiny.transformers, "Qwen4ExpForConditionalGeneration"), reason="not in this version"
     )
     def test_a_qwen_that_is_in_no_table(self) -> None:
-        """Made without its weights: it is its class that counts."""
+        """The model is made without its weights, since only its class counts."""
         cls = tiny.transformers.Qwen4ExpForConditionalGeneration
         model = cls.__new__(cls)
         nn.Module.__init__(model)
@@ -188,7 +188,7 @@ class TestRefusals:
             apply_fastvid(tiny_qwen.model("qwen3"))
 
     def test_a_frame_of_which_nothing_would_be_kept(self) -> None:
-        """Known only when the video comes."""
+        """The size of a frame is known only when a video comes."""
         model = tiny_qwen.model("qwen3")
         apply_fastvid(model, retention_ratio=0.05)
         with pytest.raises(ValueError, match="at least one of a frame's 15 tokens"):
@@ -202,7 +202,7 @@ class TestRefusals:
             model.model.get_video_features(clip.patches, torch.tensor([clip.grid]), return_dict=False)
 
     def test_padding_that_a_state_would_take_in(self) -> None:
-        """Rows that keep different numbers of a video in a second turn, where layers have a state."""
+        """In a second turn, rows keep different numbers of tokens: padding would enter the state of the layers."""
         model = tiny_qwen.model("qwen3.5")
         apply_fastvid(model)
         rows = [tiny_qwen.prompt("qwen3.5", words(seed, 9)) for seed in (1, 2)]

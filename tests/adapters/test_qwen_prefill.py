@@ -48,7 +48,7 @@ def test_a_row_without_a_mask(main_case: Case, mask: bool) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_batch(case: Case, side: str) -> None:
-    """Of videos of two resolutions, and of a row of text longer than theirs: where DeepStack must know its rows."""
+    """Videos of two resolutions and a longer row of text: DeepStack must find the rows to which it adds."""
     if side == "right" and case.kind.startswith("qwen3.5"):
         pytest.skip("a state goes on through padding: these models want it on the left, pruned or not")
     prompts = [
@@ -138,7 +138,7 @@ def test_logits_to_keep(main_case: Case) -> None:
 
 
 def test_a_video_of_one_frame(case: Case) -> None:
-    """A video, not an image, though its grid is one's."""
+    """It has the grid of an image, but is a video."""
     clip = film(2, (1, 6, 10))
     ids = case.prompt(words(2, 4), clip, words(3, 7))
     kind = tiny_qwen.KINDS[case.kind]
@@ -175,7 +175,7 @@ def test_hyperparameters_reach_the_operator(hyperparameters: dict[str, Any], mon
 @pytest.mark.parametrize("kind", qwen_case.MAIN)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_bfloat16_loses_no_more_than_the_model_itself(kind: str, attention: str) -> None:
-    """On the first video whose selection bfloat16 leaves as it is."""
+    """Compared on the first video of which bfloat16 selects the same tokens."""
 
     def logits(seed: int, is_patched: bool) -> list[Any]:
         found = []

@@ -1,4 +1,4 @@
-"""What transformers itself does not get right, pruned or not: documented, and pinned so that a change is noticed."""
+"""Faults of transformers itself, pruned or not: documented, and tested so that a change is noticed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ INSTALLED = Version(tiny.transformers.__version__)
 
 
 def test_text_after_a_long_film_goes_on_before_the_film_s_end() -> None:
-    """Qwen2.5-VL: the next position is the film's first plus max(H, W) / 2, though its frames count in seconds."""
+    """Qwen2.5-VL: text goes on from the film's first position plus max(H, W) / 2, though the film goes further."""
     model = tiny_qwen.model("qwen2.5")
     prompt = tiny_qwen.prompt("qwen2.5", film(1, (8, 4, 6)), words(1, 2))
     positions = qwen_independent.positions(KINDS["qwen2.5"], prompt)
     found, deltas = model.model.get_rope_index(**{k: v for k, v in inputs_of(prompt).items() if "pixel" not in k})
     assert torch.equal(found[:, 0], positions)
     assert positions[:, -1].max() < positions.max()
-    # So a loop over `forward`, which counts on from the largest, and `generate`, from the last, do not agree.
+    # So `generate`, which counts on from the last position, and a loop over `forward`, from the largest, disagree.
     assert deltas.item() + len(prompt.ids) == positions.max() + 1 != positions[0, -1] + 1
 
 
@@ -39,7 +39,7 @@ def test_a_conversation_continued_after_another_takes_the_other_s_positions() ->
 
 @pytest.mark.parametrize("kind", ["qwen2.5", "qwen3"])
 def test_a_new_video_after_an_earlier_one(kind: str) -> None:
-    """Without positions: an error since 5.23, silently other words on 5.17; the adapter leaves it as it is."""
+    """Without positions: an error since 5.23, silently other logits on 5.17; the adapter does not change this."""
     model = tiny_qwen.model(kind)
     first = tiny_qwen.prompt(kind, words(1, 4), film(3), words(2, 24))
     options = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}

@@ -26,7 +26,7 @@ def gradients(no_gradients: Any) -> Iterator[None]:
 
 
 def positions_of(inputs: dict[str, Any]) -> Tensor:
-    """Of each row's own tokens."""
+    """Positions that count each row's own tokens."""
     positions: Tensor = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return positions
 
@@ -98,7 +98,7 @@ def test_a_step_of_the_llava_package(newline: str, llava: Any, siglip_directory:
     prompts = [tiny_llava.video_prompt(5), tiny_llava.text_prompt(9, 30), both]
     rows = [prompt.ids for prompt in prompts]
     inputs = tiny_llava.inputs_of(*prompts)
-    # llava makes positions of its own where it is given any.
+    # If any positions are given, llava replaces them with its own.
     positions = torch.arange(inputs["input_ids"].shape[1]).expand(len(prompts), -1)
     loss = model(**inputs, position_ids=positions, labels=labels_of(inputs, rows)).loss
 

@@ -49,7 +49,7 @@ def llava_onevision(
     text: dict[str, Any] = TEXT,
     vision: dict[str, Any] = VISION,
 ) -> Any:
-    """`LlavaOnevisionForConditionalGeneration`, its weights spread wide enough that attention is no mean."""
+    """`LlavaOnevisionForConditionalGeneration`, its weights spread so wide that attention is far from uniform."""
     config = transformers.LlavaOnevisionConfig(
         vision_config=vision | {"vision_use_head": False},
         text_config=text,
@@ -94,7 +94,7 @@ def words(seed: int, count: int) -> list[int]:
 
 
 def placeholders(frames: int = FRAMES) -> list[int]:
-    """Where a video and its newline go."""
+    """Placeholder ids for a video and its newline."""
     return [VIDEO] * (frames * TOKENS_PER_FRAME + 1)
 
 

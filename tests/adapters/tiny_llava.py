@@ -46,7 +46,7 @@ class Tower(nn.Module):
 
 
 def llava_qwen(module: ModuleType, newline: str, attention: str = "sdpa", **settings: Any) -> Any:
-    """`LlavaQwenForCausalLM` of a lane, whose videos have their newlines there."""
+    """`LlavaQwenForCausalLM` of a module from `llava_lanes`, with newlines of videos placed as `newline` says."""
     text = {key: value for key, value in tiny.TEXT.items() if key != "model_type"}
     settings = {"mm_patch_merge_type": "spatial_unpad", "tokenizer_padding_side": "left"} | settings
     config = module.LlavaQwenConfig(

@@ -125,7 +125,7 @@ def model(kind: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32
     spread(built)
     with torch.no_grad():
         for name, parameter in built.model.language_model.named_parameters():
-            # Any wider, and the gated states of random models lose five digits by themselves.
+            # With wider weights, the gated states of random models would lose five digits by themselves.
             if "linear_num_key_heads" in own.text and parameter.dim() > 1:
                 parameter *= 0.25 if "linear_attn" in name else 0.5 if "mlp" in name else 1
         built.lm_head.weight[PAD] = 0
@@ -179,7 +179,7 @@ class Prompt:
         )
 
     def only_after(self, first: Prompt) -> Prompt:
-        """The row without a row that it continues."""
+        """What the row adds to the row `first`, which it continues."""
         return Prompt(
             self.ids[len(first.ids) :],
             self.types[len(first.types) :],

@@ -48,7 +48,7 @@ def labels_of(inputs: dict[str, Any], rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def loss_of(logits: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> Tensor:
-    """Of the last words of all rows, from each row's logits of its kept tokens."""
+    """Cross-entropy of the last words of all rows, from each row's logits of its kept tokens."""
     words = torch.tensor([ids[-ANSWER:] for ids in rows]).flatten()
     return functional.cross_entropy(torch.cat([row[-ANSWER - 1 : -1] for row in logits]), words)
 
@@ -72,7 +72,7 @@ def check_step(loss: Tensor, model: Any, expected: Tensor, twin: Any, *reached: 
             continue
         assert ours.grad is not None, name
         if name.endswith("k_proj.bias") and "vision_tower" in name:
-            # It shifts all scores of a query alike, which softmax does not see: its gradient is rounding.
+            # This bias adds the same to all scores of a query, which softmax cancels: its gradient is rounding error.
             assert max(largest, ours.grad.abs().max().item()) < 1e-6 * largest_of_all
             continue
         assert (ours.grad - gradient).abs().max() <= TOLERANCE * largest, name

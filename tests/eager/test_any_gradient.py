@@ -1,4 +1,4 @@
-"""Whatever the tokens' bits, strides and hyperparameters: the gradient is that of an independent float64 merge."""
+"""For any token bits, strides and hyperparameters, the gradient is that of an independent float64 merge."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.eager.test_gradient import DTYPES, backward_of, check_gradient, rando
 def any_step(
     draw: st.DrawFn, dtype: torch.dtype
 ) -> tuple[tuple[Tensor, Tensor, Tensor | None, Tensor | None], dict[str, Any]]:
-    """Arguments of a call of one video or several, and hyperparameters, of which most calls have something merged.
+    """Arguments of a call of one video or several, and hyperparameters with which most calls merge something.
 
-    Tokens lie in memory in any order; some are zero, some not finite, some so large or small that their squares are.
+    Tokens lie in memory in any order. Some are zero or not finite, some so small or large that their squares are.
     """
     frames, n, dim = draw(st.integers(1, 8)), draw(st.integers(2, 12)), draw(st.integers(1, 5))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
@@ -39,7 +39,7 @@ def any_step(
         "tau": draw(st.sampled_from([-1.5, 0.0, 0.9])),
         "dtm_ratio": draw(st.sampled_from([0.4, 0.7, 1.0])),
         "anchor_interval": draw(st.integers(1, 5)),
-        # 1 - beta is exact: near 1 it would lose what the bound of the check takes for granted.
+        # 1 - beta is exact for these: rounded, with beta near 1, it could exceed the bound of the check.
         "beta": draw(st.integers(0, 16)) / 16,
         "num_neighbors": draw(st.sampled_from([1, 4, 30])),
     }
@@ -60,7 +60,7 @@ def test_any_step(dtype: torch.dtype) -> None:
         rows = len(why.indices)
         grad = torch.ones((), dtype=dtype).expand(rows, tokens.shape[2]) if is_sum else random_grad(tokens, rows)
         gradient = backward_of(tokens, grad, *others, **hyperparameters)
-        # The gradient does not depend on what the tokens hold, but by who merges with whom.
+        # The gradient depends on which tokens merge, not on their values.
         check_gradient(gradient, torch.zeros_like(tokens), why, hyperparameters["beta"], grad)
 
     check()

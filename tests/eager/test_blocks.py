@@ -1,4 +1,4 @@
-"""Long videos are worked on in blocks: small ones here, so that every seam shows."""
+"""Long videos are computed in blocks; here blocks are small, so that an error at any boundary shows."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from tests.eager.test_parity import DTYPES, RAGGED, SHAPES, ragged_batch, video
 from tests.stages import assert_same_bits
 
 ONE_SEGMENT = {"min_segments": 1, "tau": -1.5}
-# Of one term: a float32 weight and product, and one rounding to the dtype.
+# Relative error of one term: of a float32 weight and product, and of one rounding to the dtype.
 ERRORS = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
 def merged_again(tokens: Tensor, why: Explanation, beta: float) -> Tensor:
-    """The kept tokens `[F * K, D]` of given choices, by differentiable float64 operations and nothing else."""
+    """The kept tokens `[F * K, D]` for the choices in `why`, by differentiable operations alone."""
     flat = tokens.flatten(0, 1)
     rows = {index: flat[index] for index in why.indices.tolist()}
     for record in why.anchor_frames:
@@ -40,7 +40,7 @@ def exact_gradient(tokens: Tensor, why: Explanation, beta: float, grad: Tensor) 
 
 
 def check_gradient(gradient: Tensor, tokens: Tensor, why: Explanation, beta: float, grad: Tensor) -> None:
-    """Within the rounding of as many terms as a token has: one in each anchor frame of its segment."""
+    """Check the gradient within the rounding of a token's terms: one for each anchor frame of its segment."""
     exact = exact_gradient(tokens, why, beta, grad)
     terms = 1 + max((end - start for start, end in why.segments.tolist()), default=0)
     magnitude = exact_gradient(tokens, why, beta, grad.abs())
@@ -107,10 +107,10 @@ def test_ragged_and_dense_batches(dtype: torch.dtype) -> None:
 
 
 def three_terms() -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any], Tensor, Tensor, Tensor]:
-    """A video whose free tokens get three terms, of which the first two swallow each other: in this order alone.
+    """A video whose tokens, anchors aside, get three terms. The first two cancel: added later, the third would be lost.
 
-    Returns the video, hyperparameters, the gradient of the kept rows, bool `[F * N]` of the free tokens, and `[D]` what
-    these get.
+    Returns the video, hyperparameters, the gradient of the kept rows, bool `[F * N]` of these tokens, and the gradient
+    `[D]` of each.
     """
     arguments = video(3, 8, 4, torch.float32, seed=6)
     hyperparameters = {"retention_ratio": 0.125, "dtm_ratio": 1.0, "anchor_interval": 1, **ONE_SEGMENT}
@@ -176,7 +176,7 @@ def test_tokens_that_are_anything_leave_the_gradient_finite(value: float) -> Non
     why = explain(tokens, attn, features, retention_ratio=0.3)
     grad = random_grad(tokens, len(why.indices))
     gradient = backward_of(tokens, grad, attn, features, retention_ratio=0.3)
-    # Which tokens merge is all that counts, not what is in them.
+    # The gradient depends on which tokens merge, not on their values.
     check_gradient(gradient, torch.zeros_like(tokens), why, 0.6, grad)
 
 

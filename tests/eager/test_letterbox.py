@@ -42,7 +42,7 @@ def test_black_tokens_do_not_fill_the_anchors(bar: str, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("tokens_per_frame", [7, 8, 33, 196])
 def test_equal_tokens_are_at_distance_zero_whatever_the_size(tokens_per_frame: int) -> None:
-    """A Gram matrix alone does not give that: at 7 tokens a CPU sums its edges in another order."""
+    """A Gram matrix alone does not ensure it: with 7 tokens a CPU sums elements at its edges in another order."""
     embedding = torch.linspace(-1.7, 2.3, 3584)
     tokens = embedding.expand(4, tokens_per_frame, 3584).clone()
     tokens[:, 1] += 1.0

@@ -100,7 +100,7 @@ def test_every_stage_matches_the_oracle(name: str, dtype: torch.dtype, given_fea
 
 @pytest.mark.parametrize("seed", range(60))
 def test_small_integers_match_index_for_index(seed: int) -> None:
-    """Nothing is left to rounding up to the anchors, ties included."""
+    """Nothing is rounded before the anchors are chosen, so even ties match."""
     tokens, attn, hyperparameters = small_integers(seed)
     n = tokens.shape[1]
     explanation = explain(tokens, attn, **hyperparameters)
@@ -132,7 +132,7 @@ def test_small_integers_among_non_finite_tokens(seed: int, num_neighbors: int) -
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("seed", range(5))
 def test_of_equal_anchors_the_first_is_joined(seed: int, dtype: torch.dtype) -> None:
-    """A plain last frame: its anchors are equal, and only their index tells them apart."""
+    """All tokens of the last frame are equal, so only their index tells its anchors apart."""
     tokens, attn, features = video(4, 27, 333, dtype, seed)
     tokens[3] = tokens[3, :1]
     hyperparameters = {"retention_ratio": 0.5, "dtm_ratio": 0.5, "min_segments": 1, "tau": -2.0, "beta": 0.0}
@@ -143,7 +143,7 @@ def test_of_equal_anchors_the_first_is_joined(seed: int, dtype: torch.dtype) -> 
 
 
 def test_many_nearly_equal_tokens_cost_no_more_than_others() -> None:
-    """Every pair of tokens is close enough to be looked at again, and none is equal."""
+    """Every pair of tokens is so close that it is compared again, and no pair is equal."""
     tokens = torch.ones(4, 400, 64) + 1e-4 * torch.randn(4, 400, 64, generator=torch.Generator().manual_seed(0))
     attn = torch.rand(4, 400, generator=torch.Generator().manual_seed(1))
     explanation = explain(tokens, attn, anchor_interval=1)

@@ -1,4 +1,4 @@
-"""Rules of SPEC that the golden vectors cannot tell from their alternatives, a hand-made video for each."""
+"""Rules of SPEC whose alternatives would pass the golden vectors too, with a hand-made video for each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_densest_token_takes_the_largest_distance_of_the_frame_not_its_own() -> 
 
 
 def test_anchors_of_other_anchor_frames_are_merged_too() -> None:
-    """Two frames, each an anchor frame with one anchor: either anchor joins the other frame's."""
+    """Two frames, each an anchor frame with one anchor: each anchor joins the other frame's."""
     tokens = torch.tensor([[[8.0, 0.0], [0.0, 2.0]], [[4.0, 0.0], [0.0, 6.0]]])
     attn = torch.zeros(2, 2)
     explanation = explain(
@@ -72,7 +72,7 @@ def test_attention_is_compared_as_float32() -> None:
 
 
 def test_among_equally_dense_tokens_the_first_leads() -> None:
-    """The corners of a square are equally dense: token 0 takes the diagonal, the others the side of it."""
+    """The corners of a square are equally dense: token 0 gets the diagonal as its delta, the others the side."""
     corners = torch.tensor([[[0.0, 0.0], [3.0, 0.0], [0.0, 3.0], [3.0, 3.0]]])
     explanation = explain(corners, torch.zeros(1, 4), retention_ratio=0.5, dtm_ratio=1.0)
     assert explanation.anchors.tolist() == [0, 1]
