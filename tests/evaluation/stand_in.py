@@ -1,4 +1,4 @@
-"""Stands in for lmms-eval: what our code touches of it, and a class that answers as its own do, faults included."""
+"""Stands in for lmms-eval: the parts that our code uses, and a class that answers as its own do, faults included."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse(text: str) -> dict[str, str]:
 
 
 def install(monkeypatch: Any) -> list[dict[str, Any]]:
-    """Put the modules in place; what is logged is in the list."""
+    """Put the modules in place; returns the list that receives logged metrics."""
     logged: list[dict[str, Any]] = []
     contents: dict[str, dict[str, Any]] = {
         "lmms_eval": {},
@@ -59,7 +59,7 @@ def request(seed: int, video: bool = True) -> dict[str, Any]:
 
 
 class Upstream:
-    """A class of lmms-eval's: errors of `generate` become empty answers, unread videos are answered for."""
+    """Like a class of lmms-eval: errors of `generate` become empty answers, and videos it cannot read get one too."""
 
     def __init__(self, pretrained: str = "", device: str = "cuda") -> None:
         self.arguments = {"pretrained": pretrained, "device": device}
@@ -96,7 +96,7 @@ class Upstream:
 
 
 def answer(model: Any, one: dict[str, Any]) -> list[int]:
-    """What a model says by itself."""
+    """A model's answer without lmms-eval."""
     with torch.inference_mode():
         found: list[int] = model.generate(**one, max_new_tokens=NEW, do_sample=False)[0, -NEW:].tolist()
     return found

@@ -1,4 +1,4 @@
-"""Which arguments are ours, and what they become."""
+"""Which arguments of lmms-eval are ours, and how they are parsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lmms-eval is told to load."""
+"""The manifests that tell lmms-eval what to load."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def version(monkeypatch: Any) -> Any:
-    """Choose the version of lmms-eval that seems to be installed."""
+    """Sets the version of lmms-eval that appears to be installed."""
     stand_in.install(monkeypatch)
     return lambda number: monkeypatch.setattr(importlib.metadata, "version", lambda name: number)
 
 
 def bases_of(path: str) -> list[str]:
-    """Bases of a class, by reading its file."""
+    """Names of a class's bases, read from its source file."""
     module, name = path.rsplit(".", 1)
     spec = find_spec(module)
     assert spec is not None

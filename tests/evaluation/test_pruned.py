@@ -1,4 +1,4 @@
-"""What all classes share, before a class that answers as lmms-eval's do."""
+"""What all classes share, on top of a class that answers as lmms-eval's do."""
 
 from __future__ import annotations
 

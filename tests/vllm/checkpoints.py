@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from tests.adapters import tiny, tiny_qwen
 
-# vLLM's attention on a CPU wants heads of 32 channels.
+# vLLM's attention on a CPU requires heads of 32 channels.
 LLAVA_TEXT = tiny.TEXT | {
     "hidden_size": 128,
     "intermediate_size": 128,
@@ -41,7 +41,7 @@ CHAT = (
 def llava(
     dtype: torch.dtype = torch.float32, text: Mapping[str, Any] | None = None, vision: Mapping[str, Any] | None = None
 ) -> Any:
-    """The model of `tiny`, with heads as vLLM wants them, and with changes to its settings."""
+    """The model of `tiny`, with heads as vLLM requires them, and with the given changes to its settings."""
     model = tiny.llava_onevision(
         dtype=dtype, text=LLAVA_TEXT | dict(text or {}), vision=tiny.VISION | dict(vision or {})
     )
@@ -52,9 +52,9 @@ def llava(
 
 
 def qwen(kind: str) -> Any:
-    """The model of `tiny_qwen`, likewise; its name there afterwards is `served_kind(kind)`."""
+    """The model of `tiny_qwen` with such heads, which is added to `tiny_qwen.KINDS` as `served_kind(kind)`."""
     own = tiny_qwen.KINDS[kind]
-    # transformers normalizes experts' weights always, vLLM where the checkpoint says so, as published ones do.
+    # transformers always normalizes experts' weights, vLLM only if the checkpoint says so, as published ones do.
     experts = {"norm_topk_prob": True} if "num_experts" in own.text else {}
     rope = QWEN_ROPE | ({"mrope_interleaved": True} if kind.startswith("qwen3") else {})
     tiny_qwen.KINDS[served_kind(kind)] = replace(
@@ -85,7 +85,7 @@ def tokenizer(named: dict[str, int]) -> Any:
 
 
 def save_llava(model: Any, directory: Path) -> Path:
-    """With its processor."""
+    """Save a model with its processor."""
     model.save_pretrained(directory)
     _rename(directory, "vision_tower.", "vision_tower.vision_model.")
     named = {"<video>": tiny.VIDEO, "<image>": tiny.IMAGE}
@@ -107,13 +107,13 @@ def save_llava(model: Any, directory: Path) -> Path:
 
 
 def save_siglip(directory: Path, **vision: Any) -> Path:
-    """The SigLIP whose tower the model has."""
+    """Save the SigLIP model whose vision tower the LLaVA model has."""
     tiny.siglip(**vision).save_pretrained(directory)
     return directory
 
 
 def save_qwen(model: Any, kind: str, directory: Path) -> Path:
-    """With its processor."""
+    """Save a model with its processor."""
     model.save_pretrained(directory)
     _transpose_experts(directory)
     named = {
@@ -128,13 +128,13 @@ def save_qwen(model: Any, kind: str, directory: Path) -> Path:
         "temporal_patch_size": tiny_qwen.FRAMES_A_PATCH,
         # In pixels: nothing is resized.
         "size": {"shortest_edge": 64, "longest_edge": 10**6},
-        # vLLM normalizes videos of Qwen3-VL as the image processor has it.
+        # vLLM takes these values for Qwen3-VL's videos from the image processor.
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     }
     prefix = tiny_qwen.KINDS[kind].prefix
     video = transformers.Qwen3VLVideoProcessor if kind.startswith("qwen3") else transformers.Qwen2VLVideoProcessor
-    # A mixture of experts has its own config and model, and the processor of its kin.
+    # A mixture of experts has its own config and model, but the processor of the model without experts.
     processor = getattr(transformers, f"{prefix.removesuffix('Moe')}Processor")(
         image_processor=transformers.Qwen2VLImageProcessor(**sizes),
         tokenizer=tokenizer(named),
@@ -146,12 +146,12 @@ def save_qwen(model: Any, kind: str, directory: Path) -> Path:
 
 
 def _rename(directory: Path, old: str, new: str) -> None:
-    """transformers 5 saves SigLIP's tower without a part of its names that vLLM reads."""
+    """Restore a part of the names of SigLIP's tower that transformers 5 leaves out and vLLM expects."""
     _rewrite(directory, lambda name, tensor: (name if new in name else name.replace(old, new), tensor))
 
 
 def _transpose_experts(directory: Path) -> None:
-    """Published checkpoints hold a layer's experts as `[experts, in, out]`, transformers 5 as `[experts, out, in]`."""
+    """Store experts as `[experts, in, out]`, as published checkpoints do; transformers 5 saves `[experts, out, in]`."""
     _rewrite(directory, lambda name, tensor: (name, tensor.mT.contiguous() if ".experts." in name else tensor))
 
 

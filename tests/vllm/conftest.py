@@ -12,7 +12,7 @@ from tests.vllm import engine
 from tests.vllm.family import Family
 
 if find_spec("vllm") is None:
-    # make test-vllm has it, in an environment of its own.
+    # `make test-vllm` runs these tests in an environment that has vLLM.
     collect_ignore_glob = ["test_*.py"]
 
 os.environ |= engine.ENVIRONMENT
@@ -20,8 +20,8 @@ os.environ |= engine.ENVIRONMENT
 
 @pytest.fixture(scope="module")
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    """By the name in its parameter: "llava", or a kind of Qwen."""
-    # These load transformers.
+    """The family that the parameter names: "llava", or a kind of Qwen."""
+    # Imported only here, since both load transformers.
     from tests.vllm.llava import Llava
     from tests.vllm.qwen import Qwen
 

@@ -1,4 +1,4 @@
-"""Engines in this process, one at a time, and what they answer."""
+"""vLLM engines in this process, one at a time, and their answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENVIRONMENT = {
 }
 """To be set before vLLM is imported."""
 NEW = 6
-# Two sums in float32 in other orders: 1e-6 was seen. A wrong position gives 1e-2 at least.
+# Float32 sums in another order were seen to differ by 1e-6. A wrong position gives a difference of at least 1e-2.
 TOLERANCE = 1e-4
 
 
@@ -30,10 +30,10 @@ class Request:
     """A prompt, and what its placeholders stand for.
 
     Attributes:
-        ids: with one placeholder for each video or image.
-        videos: frames `[F, H, W, 3]`, uint8, with what vLLM wants to know of them, if anything.
+        ids: token ids, with one placeholder for each video or image.
+        videos: frames `[F, H, W, 3]`, uint8, with the metadata that vLLM requires, if any.
         images: `[H, W, 3]`, uint8.
-        text: the same as the ids, to be asked instead.
+        text: the same prompt as text, which is sent instead of the ids.
     """
 
     ids: list[int]
@@ -53,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one request: its prompt as served, tokens, and log-probabilities of the likeliest five at each."""
+    """Of one request: length of its served prompt, tokens, and log-probabilities of the likeliest five at each."""
 
     prompt: int
     ids: list[int]
@@ -61,7 +61,7 @@ class Answer:
     cached: int
 
     def worst(self, ids: Sequence[int], logits: torch.Tensor) -> float:
-        """The tokens must be the same; the largest difference of log-probabilities to `logits [T, V]`."""
+        """The largest difference of log-probabilities from those of `logits [T, V]`; the tokens must be `ids`."""
         assert self.ids == list(ids)
         expected = logits.double().log_softmax(-1)
         differences = [
@@ -80,11 +80,11 @@ class Engine:
 
     @property
     def model(self) -> Any:
-        """vLLM's, which runs in this process."""
+        """vLLM's model, which runs in this process."""
         return self.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.get_model()
 
     def answer(self, *requests: Request, new: int = NEW) -> list[Answer]:
-        """All at once."""
+        """Answer all requests at once."""
         from vllm import SamplingParams
 
         outputs = self.llm.generate(
@@ -109,7 +109,7 @@ class Engine:
 
 @contextlib.contextmanager
 def running(checkpoint: Path, **settings: Any) -> Iterator[Engine]:
-    """An engine, gone afterwards."""
+    """An engine that is shut down afterwards."""
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
 

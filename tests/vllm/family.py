@@ -1,4 +1,4 @@
-"""What the served models share as subjects of tests."""
+"""What tests need to know of each served model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Family(ABC):
 
     Attributes:
         hyperparameters: of pruning, as the oracle takes them.
-        chunk: tokens a step, of which a video takes more than three.
-        model: of transformers.
-        processor: likewise.
+        chunk: tokens in a chunk of prefill; a video takes more than three chunks.
+        model: the model in transformers.
+        processor: its processor in transformers.
         checkpoint: directory of both.
     """
 
@@ -44,7 +44,7 @@ class Family(ABC):
         """Greedy ids, and the logits `[new, V]` they were chosen from, of the independent computation."""
 
     def settings(self, **own: Any) -> dict[str, Any]:
-        """Of an engine that prunes; `own` goes into the additional configuration."""
+        """Settings of an engine that prunes; `own` goes into the additional configuration."""
         fastvid = {name: value for name, value in self.hyperparameters.items() if name != "retention_ratio"}
         return {
             "video_pruning_rate": 1 - self.hyperparameters["retention_ratio"],
@@ -53,7 +53,7 @@ class Family(ABC):
         }
 
     def check(self, request: Request, answer: Answer) -> float:
-        """The answer is as expected: the worst difference of log-probabilities."""
+        """Check that the answer is as expected; returns the worst difference of log-probabilities."""
         worst = answer.worst(*self.expected(request))
         assert worst <= engine.TOLERANCE
         return worst

@@ -75,7 +75,7 @@ class Qwen(Family):
         return Request([*words(seed, 2 + seed % 5), *CLIP, *words(seed + 50, 4)], (video(seed, frames),))
 
     def expected(self, request: Request, new: int = engine.NEW) -> tuple[list[int], torch.Tensor]:
-        """At the positions that vLLM gives to an unpruned prompt."""
+        """Kept tokens have the positions that vLLM gives them in an unpruned prompt."""
         prompt = self._prompt(request)
         row = qwen_independent.embedded(self.name, self.model, prompt, self.hyperparameters)
         places = vllm_positions(tiny_qwen.KINDS[self.name], prompt)
@@ -86,13 +86,13 @@ class Qwen(Family):
             token = chosen[-1].argmax()
             ids.append(int(token))
             row = qwen_independent.extended(self.model, row, token)
-            # All three rows go on from the largest.
+            # All three rows of positions continue from the largest one.
             before = row.positions[:, :-1]
             row = replace(row, positions=torch.cat([before, before.max().expand(3, 1) + 1], dim=1))
         return ids, torch.stack(chosen)
 
     def _prompt(self, request: Request) -> Prompt:
-        """What transformers' own processor makes of it."""
+        """The prompt that transformers' own processor makes of a request."""
         videos, images = iter(request.videos), iter(request.images)
         ids: list[int] = []
         types: list[int] = []
@@ -124,7 +124,7 @@ class Qwen(Family):
 
 
 def vllm_positions(kind: tiny_qwen.Kind, prompt: Prompt) -> torch.Tensor:
-    """As `qwen_independent.positions`, but that text follows a video's largest position, which may be in time."""
+    """As `qwen_independent.positions`, but text follows the largest position of a video, its time included."""
     if kind.timestamps:
         return qwen_independent.positions(kind, prompt)
     found: list[tuple[int, int, int]] = []

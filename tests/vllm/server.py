@@ -28,12 +28,12 @@ END_SECONDS = 30
 
 
 class Server:
-    """A server from when a `with` block is entered until it is left, in whatever way.
+    """A server that runs while a `with` block does, and ends with it even after an exception.
 
     Args:
-        checkpoint: what it serves.
-        log: a file for what it says.
-        options: of its command line.
+        checkpoint: the model that it serves.
+        log: a file for its output.
+        options: more options of its command line.
     """
 
     def __init__(self, checkpoint: Path, log: Path, *options: str) -> None:
@@ -48,10 +48,10 @@ class Server:
     def __enter__(self) -> Self:
         general = "--dtype float32 --enforce-eager --max-model-len 1024 --block-size 32 --host 127.0.0.1 --port"
         program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self._model]
-        # As users have it, the engine is a process of its own.
+        # The engine runs in a process of its own, as it does for users.
         environment = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
         with self._log.open("w") as out:
-            # A session of its own, to end it with all that it starts.
+            # In a session of its own, so that all processes that it starts can be ended with it.
             self._process = subprocess.Popen(
                 [*program, *general.split(), str(self._port), *self._options],
                 stdout=out,
@@ -69,23 +69,23 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        # What was killed needs a moment to be gone.
+        # Killed processes take a moment to disappear.
         end = time.monotonic() + END_SECONDS
         while self.left() and time.monotonic() < end:
             time.sleep(0.1)
 
     def left(self) -> list[int]:
-        """The processes that still run of all that it started."""
+        """The processes of the server's session that still run."""
         found = []
         for one in psutil.process_iter(["status"]):
-            # It may end meanwhile.
+            # The process may end meanwhile.
             with contextlib.suppress(ProcessLookupError):
                 if one.info["status"] != psutil.STATUS_ZOMBIE and os.getsid(one.pid) == self._process.pid:
                     found.append(one.pid)
         return found
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Wait until the server answers."""
         for _ in range(START_SECONDS):
             assert self._process.poll() is None, self._log.read_text()[-3000:]
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self._address}/health", timeout=5):
@@ -94,7 +94,7 @@ class Server:
         raise AssertionError(f"no answer in {START_SECONDS} s: {self._log.read_text()[-3000:]}")
 
     def answer(self, *content: dict[str, Any]) -> Answer:
-        """To a user's message, as `Engine.answer`."""
+        """The answer to a user's message, as `Engine.answer` gives it."""
         body = {
             "model": self._model,
             "messages": [{"role": "user", "content": content}],
@@ -126,7 +126,7 @@ def _token_id(step: dict[str, Any]) -> int:
 
 
 def mp4(frames: Any) -> bytes:
-    """A file of frames `[F, H, W, 3]`, two a second."""
+    """An MP4 file of frames `[F, H, W, 3]`, two a second."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=2, width=frames.shape[2], height=frames.shape[1])
@@ -138,13 +138,13 @@ def mp4(frames: Any) -> bytes:
 
 
 def video_part(file: bytes) -> dict[str, Any]:
-    """Of a message, with the file in it."""
+    """The part of a message that holds a video file."""
     url = f"data:video/mp4;base64,{base64.b64encode(file).decode()}"
     return {"type": "video_url", "video_url": {"url": url}}
 
 
 def text_part(text: str) -> dict[str, Any]:
-    """Of a message."""
+    """The part of a message that holds text."""
     return {"type": "text", "text": text}
 
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "qwen3-moe"]
 
 
 def test_a_video_needs_text_behind_it(family: Qwen, served: Engine) -> None:
-    """What follows is placed by its last token; Qwen3-VL's videos end with a word of their own."""
+    """The last token of a video decides the positions that follow; Qwen3-VL ends videos with a token of its own."""
     bare = Request([*words(1, 2), START, VIDEO], (video(1),))
     adjacent = Request([START, VIDEO, VIDEO, END], (video(1), video(2)))
     for request in (bare, adjacent):
@@ -29,7 +29,7 @@ def test_a_video_of_too_small_frames(family: Qwen, served: Engine) -> None:
 
 
 def test_what_vllm_warms_up_with_is_processed(family: Qwen, served: Engine) -> None:
-    """It reports of a failure only that there was one."""
+    """vLLM itself reports only that its warm-up failed, not why."""
     processor = served.llm.llm_engine.renderer.mm_processor
     counts = {"image": 1, "video": 2}
     made = processor.get_dummy_mm_inputs(counts)["mm_placeholders"]

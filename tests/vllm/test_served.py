@@ -1,4 +1,4 @@
-"""Served, every family answers as transformers does that was pruned by the oracle, on the same checkpoint."""
+"""Served by vLLM, every family answers as transformers does with the oracle's pruning, on the same checkpoint."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_each_alone(family: Family, served: Engine) -> None:
 
 
 def test_a_prompt_in_words(family: Family, served: Engine) -> None:
-    """The processor of transformers expands the placeholders of a text, as many as there were without pruning."""
+    """Of a prompt as text, the processor of transformers expands placeholders to their number without pruning."""
     served.forget()
     tokenizer = family.processor.tokenizer
     given = family.requests()["video"]
-    # Some ids of the vocabulary are no character's.
+    # Some ids of the vocabulary stand for no character.
     ids = [one for one in given.ids if tokenizer(tokenizer.decode([one]))["input_ids"] == [one]]
     request = replace(given, ids=ids, text=tokenizer.decode(ids))
     (answer,) = served.answer(request)
@@ -56,7 +56,7 @@ def test_many_at_once(family: Family, served: Engine) -> None:
 
 
 def test_prefix_cache(family: Family, served: Engine) -> None:
-    """Cold, warm, with the whole video covered and other words behind it, and emptied."""
+    """The cache is cold, then warm, then covers the whole video but not the words behind it, then is emptied."""
     served.forget()
     first = family.requests()["long"]
     # A block of the cache has 32 tokens.
@@ -75,7 +75,7 @@ def test_prefix_cache(family: Family, served: Engine) -> None:
 
 
 def test_chunked_prefill(family: Family) -> None:
-    """A video over three chunks and more; and others beside it."""
+    """A video takes more than three chunks, beside other requests."""
     chunks = {"max_num_batched_tokens": family.chunk, "max_num_seqs": 4, "enable_prefix_caching": False}
     several = [one for name, one in family.requests().items() if "image" not in name]
     with engine.running(family.checkpoint, **family.settings(), **chunks) as chunked:

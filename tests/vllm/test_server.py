@@ -20,7 +20,7 @@ QUESTION = "What happens?"
 
 @pytest.mark.parametrize("family", ["llava"], indirect=True)
 def test_a_video_file_over_http(family: Llava, tmp_path: Path) -> None:
-    """Its usage shows the tokens that are left; its answer is that of the independent computation."""
+    """The reported usage counts the kept tokens; the answer is that of the independent computation."""
     settings = family.settings()
     pruning = [
         f"--video-pruning-rate={settings['video_pruning_rate']}",

@@ -1,4 +1,4 @@
-"""What vLLM is asked for: refused at start-up in one message, or left as it is without the plug-in."""
+"""Settings of vLLM: those that cannot work are refused at start-up; without ours, vLLM behaves as always."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_cannot_work_is_refused_at_start_up(
 
 @pytest.mark.parametrize("family", ["qwen2"], indirect=True)
 def test_a_model_of_another_class_is_refused(family: Family) -> None:
-    """vLLM itself would prune nothing, and say nothing."""
+    """vLLM itself would silently prune nothing."""
     message = "fastvid is for Llava.*, got Qwen2VLForConditionalGeneration"
     with pytest.raises(Exception, match=message), engine.running(family.checkpoint, **family.settings()):
         pass
@@ -61,7 +61,7 @@ def test_with_an_unknown_version_of_vllm_nothing_is_added(
 
 @EVERY_FAMILY
 def test_without_the_method_vllm_is_what_it_is_without_the_plug_in(family: Family, tmp_path: Path) -> None:
-    """To the bit, though the plug-in's classes stand in front of vLLM's."""
+    """Bit for bit, though the plug-in's classes take the place of vLLM's."""
     # One by one: vLLM itself fails on two videos of different lengths in a batch.
     several = [one for name, one in family.requests().items() if name in ("text", "video", "image", "long")]
     with engine.running(family.checkpoint) as plain:
@@ -78,7 +78,7 @@ def test_without_the_method_vllm_is_what_it_is_without_the_plug_in(family: Famil
 
 
 def test_without_the_plug_in_there_is_no_such_method() -> None:
-    """What vLLM says of any name that it does not know."""
+    """vLLM gives the same message as for any other unknown name."""
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     asked = ["--video-pruning-rate", "0.9", "--video-pruning-method"]
     errors = [

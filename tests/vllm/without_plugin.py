@@ -1,6 +1,7 @@
 """`VLLM_PLUGINS= python -m tests.vllm.without_plugin CHECKPOINT REQUESTS ANSWERS`: vLLM with no plug-in loaded.
 
-REQUESTS is a pickled list; ANSWERS will have the name of the model's module, and the list of answers, one by one.
+REQUESTS is a pickled list. The program answers its requests one by one, and writes a pickled tuple to ANSWERS: the name
+of the model's module, and the list of answers.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ import transformers
 from tests.adapters import tiny, tiny_qwen
 from tests.vllm import checkpoints
 
-# lmms-eval's simple class for LLaVA gives the template texts, its chat classes and those of Qwen give it parts.
+# lmms-eval's simple class for LLaVA passes texts to the template; its chat classes and those for Qwen pass parts.
 _CHAT = (
     "{%% for message in messages %%}{%% if message.content is string %%}{{ message.content }}{%% else %%}"
     "{%% for part in message.content %%}{%% if part.type == 'video' %%}%s{%% elif part.type == 'image' %%}%s"
     "{%% else %%}{{ part.text }}{%% endif %%}{%% endfor %%}{%% endif %%}{%% endfor %%}"
 )
 
-# Of other models every clip gets one answer.
+# With these seeds the clips get different answers; with others, all get the same.
 _TELLING_SEEDS = {"llava": 1, "qwen2.5": 1, "qwen3": 0}
 
 
@@ -27,7 +27,7 @@ def write_llava(directory: Path) -> Path:
         # No placeholder is ever generated.
         model.lm_head.weight[tiny.VIDEO - 20 :] = 0
     checkpoints.save_llava(model, directory)
-    # The line break is what the simple class puts there.
+    # The simple class adds a line break there.
     return _finished(directory, "<video>\n", "<image>\n")
 
 
@@ -41,7 +41,7 @@ def write_qwen(kind: str, directory: Path) -> Path:
 
 
 def _finished(directory: Path, video: str, image: str) -> Path:
-    """With what lmms-eval asks for: a template, and a last token, which is never generated."""
+    """Add what lmms-eval requires: a chat template, and an end token, which is never generated."""
     processor = transformers.AutoProcessor.from_pretrained(directory)
     processor.chat_template = _CHAT % (video, image)
     processor.tokenizer.eos_token = "<free119>"

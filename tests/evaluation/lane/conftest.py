@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 if find_spec("lmms_eval") is None:
-    # make test-lmms-eval has it, in an environment of its own.
+    # `make test-lmms-eval` runs these tests in an environment that has lmms-eval.
     collect_ignore_glob = ["test_*.py"]
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "FORCE_QWENVL_VIDEO_READER": "decord"}

@@ -65,7 +65,7 @@ def tokenizer_image_token(prompt: str, tokenizer: Any, image_token: int, return_
 
 
 class Loader:
-    """`load_pretrained_model` of random weights."""
+    """`load_pretrained_model`, which returns a model with random weights."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -76,7 +76,7 @@ class Loader:
             setattr(model.config, key, value)
         with torch.no_grad():
             model.lm_head.weight[100:] = 0
-        # lmms-eval gives frames in float16, which the package's tower takes as its own dtype.
+        # lmms-eval passes frames in float16; the package's tower converts them to its own dtype.
         model.get_vision_tower().register_forward_pre_hook(lambda tower, args: (args[0].float(),))
         tokenizer = checkpoints.tokenizer({"<|end|>": 119})
         tokenizer.eos_token = "<|end|>"
@@ -85,7 +85,7 @@ class Loader:
 
 
 def write(directory: Path) -> Path:
-    """A checkpoint, of which lmms-eval reads the configuration alone."""
+    """Write a checkpoint with a configuration alone, which is all that lmms-eval reads."""
     with llava_lanes.imported("stand-in") as module:
         tiny_llava.llava_qwen(module, "one_token").config.save_pretrained(directory)
     return directory
@@ -93,7 +93,7 @@ def write(directory: Path) -> Path:
 
 @contextmanager
 def imported() -> Iterator[Any]:
-    """The package in `sys.modules`; the class of its model."""
+    """Put the package into `sys.modules`; yields the class of its model."""
     with llava_lanes.imported("stand-in") as module, pytest.MonkeyPatch.context() as monkeypatch:
         transformers.AutoConfig.register("llava_qwen", module.LlavaQwenConfig, exist_ok=True)
         contents: dict[str, dict[str, Any]] = {

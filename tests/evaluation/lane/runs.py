@@ -1,4 +1,4 @@
-"""Runs through lmms-eval's Python API, ours and its own, with what the model was given."""
+"""Runs of our classes and of lmms-eval's own through its Python API, with the inputs that the model got."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.evaluation.lane import tasks
 
 @dataclass
 class Run:
-    """What came of a run.
+    """The results of a run.
 
     Attributes:
         answers: of each document, in its order.
@@ -37,12 +37,12 @@ class Run:
         return {name.removeprefix("avg_fastvid_"): value for name, value in found.items()}
 
     def placeholders(self, token: int) -> list[int]:
-        """Of each prompt, how many places a video takes."""
+        """How many places a video takes in each prompt."""
         return [int((one["input_ids"] == token).sum()) for one in self.given]
 
 
 def evaluate(folder: Path, model: str, arguments: dict[str, Any], *, simple: bool, recorded: Any) -> Run:
-    """lmms-eval's evaluation of a task folder by whatever class it has for the name.
+    """Evaluate a task folder with the class that lmms-eval has for the model's name.
 
     Args:
         recorded: the class whose `generate` is watched.
@@ -70,7 +70,7 @@ def evaluate(folder: Path, model: str, arguments: dict[str, Any], *, simple: boo
 
 @contextmanager
 def watched(cls: Any, given: list[dict[str, Any]]) -> Iterator[None]:
-    """Note the tensors that `generate` of a class gets."""
+    """Record the tensors that `generate` of a class gets."""
     original = cls.generate
 
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -84,7 +84,7 @@ def watched(cls: Any, given: list[dict[str, Any]]) -> Iterator[None]:
 
 @contextmanager
 def upstream(path: str) -> Iterator[None]:
-    """lmms-eval's own class, whatever the name."""
+    """Make lmms-eval use its own class at `path`, for any name."""
     import lmms_eval.models
 
     module, name = path.rsplit(".", 1)

@@ -1,4 +1,4 @@
-"""What the task of the lane does with a document; lmms-eval reads this file beside the task's own."""
+"""Functions that the lane's task applies to a document; lmms-eval reads this file from the task's folder."""
 
 from __future__ import annotations
 

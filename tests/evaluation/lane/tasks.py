@@ -12,7 +12,7 @@ from tests.cli import clips
 
 NAME = "fastvid_clips"
 PROMPTS = {"default": "Look. ", "llava_hf": "Look at the film. ", "qwen2_5_vl": "Watch. ", "llava_vid": "See. "}
-"""What a prompt begins with, by the name of the model."""
+"""How a prompt begins, by name of the model."""
 QUESTION = "What is shown?"
 _OPTIONS = ["a street", "a room", "a field"]
 _YAML = """
@@ -41,7 +41,7 @@ lmms_eval_specific_kwargs:
 
 
 def write(directory: Path, paths: list[Path], kind: str = "video") -> Path:
-    """The task's folder, for `--include_path`; a question about each path."""
+    """Write the task's folder, for `--include_path`, with a question about each path."""
     documents = directory / "documents.jsonl"
     rows = [
         {"path": str(path), "kind": kind, "question": QUESTION, "options": _OPTIONS, "answer": "ABC"[number % 3]}

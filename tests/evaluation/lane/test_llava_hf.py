@@ -22,7 +22,7 @@ MODEL: Any = transformers.LlavaOnevisionForConditionalGeneration
 
 @pytest.fixture(scope="module")
 def unpruned(folder: Path, llava: dict[str, Any]) -> Run:
-    """lmms-eval's own class, which has to be told a device for the map."""
+    """A run of lmms-eval's own class, which needs a `device_map`."""
     with runs.upstream("simple.llava_hf.LlavaHf"):
         return runs.evaluate(folder, "llava_hf", llava | {"device_map": "cpu"}, simple=True, recorded=MODEL)
 
@@ -67,7 +67,7 @@ def test_pruning_changes_answers_and_counts(pruned: Any, unpruned: Run, ratio: f
 
 
 def test_answers_are_those_of_the_model_alone(pruned: Any, clips: list[Path], llava: dict[str, Any], siglip: Path):
-    """The same checkpoint, patched by hand, asked without lmms-eval."""
+    """The same checkpoint, patched and called directly, without lmms-eval."""
     from decord import VideoReader
 
     from fastvid_kernels import apply_fastvid

@@ -1,6 +1,6 @@
-"""Start-up of the lane's environment, for every process in it: what torchvision lacks beside a CPU torch.
+"""Run at the start of every process in the lane's environment: defines operators that torchvision lacks there.
 
-Its operators are not in its ordinary build there, and it asks for two of them when imported.
+Beside a CPU build of torch, the ordinary build of torchvision has no operators, but needs two of them when imported.
 """
 
 import importlib.abc
