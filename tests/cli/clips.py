@@ -40,7 +40,7 @@ def pan(seed: int, num_frames: int, pixels_per_frame: int = 1) -> list[np.ndarra
 def write_clip(path: Path, frames: Sequence[np.ndarray], clockwise_turns: int = 0) -> Path:
     """Encode `frames`, each `[H, W, 3]` uint8, at 25 frames a second.
 
-    `clockwise_turns` quarter turns are what a player must do to show an MP4 file upright, as it must for films taken
+    To show an MP4 file upright, a player must turn it by `clockwise_turns` quarter turns, as it must for films taken
     with a telephone held upright.
     """
     with av.open(str(path), "w") as container:
@@ -65,5 +65,5 @@ def _turn(path: Path, clockwise_turns: int) -> None:
 
 def _matrix(clockwise_turns: int) -> bytes:
     cosine, sine = ((1, 0), (0, 1), (-1, 0), (0, -1))[clockwise_turns]
-    # 16.16 fixed point but for the last column, which is 2.30.
+    # Fixed point: 16.16, and 2.30 in the last column.
     return struct.pack(">9i", cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30)

@@ -67,7 +67,7 @@ def test_some_methods_with_options(clip: Path, tmp_path: Path) -> None:
 
 
 def outlined(frames: np.ndarray, *rows: list[int]) -> np.ndarray:
-    """Where a sheet of frames 0 and 2 has the colour of an outline."""
+    """Where a sheet of frames 0 and 2 has the outline's colour."""
     sheet = draw_sheet(frames, [0, 2], ["a", "b"], [Row("one", ("x",), kept) for kept in rows], GRID, "t", "n")
     return (np.asarray(sheet) == SALIENT).all(-1)
 

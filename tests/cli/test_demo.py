@@ -43,7 +43,7 @@ def segment_rows(output: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def bikes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
-    """The demo as a newcomer runs it, but for the picture's place."""
+    """The demo as a newcomer runs it, except for where the picture goes."""
     picture = tmp_path_factory.mktemp("bikes") / "demo.png"
     return demo("--output", picture), picture
 

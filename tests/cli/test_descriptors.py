@@ -1,4 +1,4 @@
-"""The descriptors mean what DySeg and DTM ask of features: alike is near, unlike is far."""
+"""The descriptors suit DySeg and DTM: similar pictures have near descriptors, different ones distant ones."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_tokens_distance_runs_from_zero_to_root_two() -> None:
 
     torch.testing.assert_close(flat.norm(dim=1) / channels**0.5, torch.ones(len(flat)))
     assert distances.max() <= 2**0.5 + 1e-5
-    # Black and white share no colour; the half of the mass that describes gradients is the same, flat.
+    # Black and white share no colour; the half of the descriptor for gradients is the same, since both are flat.
     torch.testing.assert_close(distances[TOKENS_PER_FRAME, 2 * TOKENS_PER_FRAME], torch.tensor(1.0))
 
 

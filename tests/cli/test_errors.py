@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a command is one line, and what it prints fits any terminal."""
+"""A command reports any error in one line, and its output fits any terminal."""
 
 from __future__ import annotations
 

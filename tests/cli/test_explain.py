@@ -1,4 +1,4 @@
-"""`fastvid explain`: the page tells what `explain` does, and works in a browser without a network."""
+"""`fastvid explain`: the page shows what `explain` returns, and works in a browser without a network."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_mistakes_get_one_line(
 
 
 def after(page: Path, script: str, folder: Path, width: int = 1280) -> str:
-    """The document as a browser has it after a script."""
+    """The page's document in a browser, after it has run `script`."""
     copy = folder / "page.html"
     copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

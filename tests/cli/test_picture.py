@@ -1,4 +1,4 @@
-"""The picture's pixels mean what its legend says."""
+"""The picture's pixels are what its legend says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files as people have them: damaged, turned, with covers, with strange names."""
+"""Files as users have them: damaged, rotated, with cover pictures, with strange names."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def sampled(name: str, count: int = 8) -> SampledVideo:
 def test_a_damaged_last_frame_is_the_only_one_lost() -> None:
     video = sampled("corrupt_last_plain.mp4", 32)
     assert (video.num_source_frames, video.lost) == (19, 1)
-    # The last that was stored is shown before the one that leans on it.
+    # The last stored frame is shown before the frame that depends on it.
     np.testing.assert_array_equal(video.frames[:18], sampled("plain.mp4", 32).frames[:18])
 
 
 def test_a_recording_that_broke_off() -> None:
-    """Its index, at the front, tells of 20 frames; the data ends within the 16th."""
+    """Its index, at the front, lists 20 frames; the data ends within the 16th."""
     video = sampled("trunc93_faststart.mp4", 32)
     assert (video.num_source_frames, video.lost) == (15, 5)
 
@@ -109,7 +109,7 @@ def turned(path: Path, matrix: tuple[int, int, int, int]) -> Path:
 
 
 def moved(stored: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """A picture `[H, W, 3]`, pixel by pixel where a matrix says, moved to where it can be seen."""
+    """A picture `[H, W, 3]` whose pixels go where a matrix sends them, shifted so that none has a negative place."""
     a, b, c, d = matrix
     y, x = np.mgrid[: stored.shape[0], : stored.shape[1]]
     to_x, to_y = a * x + c * y, b * x + d * y
@@ -216,10 +216,11 @@ ONE_FOLDER = [HealthCheck.function_scoped_fixture]
 
 
 def check_clip(clip: dict[str, Any], folder: Path) -> None:
-    """Whole: every frame as it was written, or, of a lossy film, as PyAV's own loop over frames has it. Damaged: some
-    frames or one line, and each time as many.
+    """Read a clip whole, then damaged.
 
-    What a decoder puts in a damaged frame may be whatever is in memory.
+    Whole, it must give every frame as written, or, if the codec is lossy, as PyAV's own loop over frames decodes it.
+    Damaged, it must give some frames, as many each time, or an error of one line. The pixels of damaged frames are not
+    compared, since a decoder may leave there whatever was in memory.
     """
     rows, columns = (2 * side for side in clip["size"])
     pictures = np.random.default_rng(clip["seed"]).integers(0, 256, (clip["frames"], rows, columns, 3), np.uint8)

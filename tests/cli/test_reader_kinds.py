@@ -1,4 +1,4 @@
-"""Kinds of files that have always been read: each stays so."""
+"""Kinds of files that were readable in earlier versions and must stay so."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(
     times: list[int] | None = None,
     greys: list[int] = GREYS,
 ) -> Path:
-    """One grey a frame; times in 25ths of a second."""
+    """Write a film in which every frame is one grey; `times` are in 25ths of a second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.height, stream.width = size
@@ -93,11 +93,11 @@ def test_negative_times(tmp_path: Path, container: str) -> None:
 
 
 def edited(path: Path, first: int) -> Path:
-    """A copy of an mp4 film of 25 frames a second whose edit list begins at another frame (ISO/IEC 14496-12, 8.6.6)."""
+    """A copy of an mp4 film, 25 frames a second, whose edit list begins at frame `first` (ISO/IEC 14496-12, 8.6.6)."""
     content = bytearray(path.read_bytes())
     entry = content.index(b"elst") + 12
     duration, media_time = struct.unpack_from(">Ii", content, entry)
-    # The film's own clock counts in 1000ths of a second, that of its pictures in 12800ths.
+    # The film's clock counts in 1000ths of a second, its video track's in 12800ths.
     struct.pack_into(">Ii", content, entry, duration - 40 * first, media_time + 512 * first)
     edited = path.with_stem(f"from_{first}")
     edited.write_bytes(content)
@@ -106,7 +106,7 @@ def edited(path: Path, first: int) -> Path:
 
 @pytest.mark.parametrize("first", [1, 3, 5])
 def test_an_edit_list_that_begins_between_key_frames(tmp_path: Path, first: int) -> None:
-    """What the pictures that are shown build on is decoded, and neither shown nor called lost."""
+    """Frames before the edit list are decoded, as later ones depend on them, but neither shown nor counted as lost."""
     path = tmp_path / "clip.mp4"
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 128, (64, 96, 3), np.uint8)
@@ -130,7 +130,7 @@ def test_an_edit_list_that_begins_at_a_key_frame(tmp_path: Path, first: int) -> 
 
 @pytest.mark.parametrize("bottom_up", [False, True])
 def test_an_avi_whose_rows_begin_at_the_bottom(tmp_path: Path, bottom_up: bool) -> None:
-    """A height above 0 in its BITMAPINFOHEADER says so; FFmpeg writes one below 0."""
+    """A positive height in its BITMAPINFOHEADER means that rows begin at the bottom; FFmpeg writes a negative one."""
     path = tmp_path / "clip.avi"
     picture = np.zeros((8, 12, 3), np.uint8)
     picture[:3] = 200
@@ -149,7 +149,7 @@ def test_an_avi_whose_rows_begin_at_the_bottom(tmp_path: Path, bottom_up: bool) 
 
 
 def test_a_disk_with_a_bad_sector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What came before it is used, and the rest counted as lost."""
+    """Frames before the bad sector are used, and the rest count as lost."""
     path = tmp_path / "clip.mov"
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:

@@ -74,7 +74,7 @@ def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_checkpoint_answers_what_it_should(llava: Path, siglip: Path) -> None:
-    """Words, pixels and positions go in as they should: both answers are the independent computation's."""
+    """The model gets the right words, pixels and positions: both answers are the independent computation's."""
     result = run("--model", llava, "--siglip", siglip, "--video", "synthetic", "--frames", 6, "--retention", 0.25,
                  "--question", "w7 w8 w9", "--new-tokens", 5, "--repeats", 1)  # fmt: skip
     assert result.exit_code == 0, result.output

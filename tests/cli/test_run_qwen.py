@@ -55,7 +55,7 @@ def write_qwen(kind: str, directory: Path) -> Path:
 
 
 def patches_of(frames: np.ndarray) -> torch.Tensor:
-    """Merged patches next to each other, and in each channel by channel, frame by frame, row by row."""
+    """Patches that merge are adjacent; values in a patch are ordered by channel, then frame, row and column."""
     resized = [Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for frame in frames]
     pixels = np.stack([np.asarray(frame) for frame in resized]).astype(np.float32) / 255
     pixels = torch.from_numpy(((pixels - MEAN) / STD).astype(np.float32))
@@ -74,7 +74,7 @@ def patches_of(frames: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["qwen2", "qwen2.5", "qwen3"])
 @pytest.mark.parametrize("frames", [6, 5])
 def test_a_checkpoint_answers_what_it_should(kind: str, frames: int, tmp_path: Path) -> None:
-    """Words, timestamps, pixels and positions go in as they should: both answers are the independent computation's."""
+    """The model gets the right words, timestamps, pixels and positions: both answers are the independent ones."""
     checkpoint = write_qwen(kind, tmp_path)
     result = run("--model", checkpoint, "--video", "synthetic", "--frames", frames, "--question", " w17 w18 w19",
                  "--new-tokens", 5, "--repeats", 1)  # fmt: skip
@@ -85,7 +85,7 @@ def test_a_checkpoint_answers_what_it_should(kind: str, frames: int, tmp_path: P
     cells = SIDE // PATCH
     clip = Clip(patches_of(pictures), (3, cells, cells))
     n = clip.tokens_per_frame
-    # Two frames a second: the middles of the pairs, to a tenth; an odd last frame stands twice.
+    # Two frames a second: each time is the middle of a pair of frames, to a tenth; an odd last frame is repeated.
     times = ["<0.2", "<1.2", "<2.0" if frames == 5 else "<2.2"]
     if tiny_qwen.KINDS[kind].timestamps:
         video = [token for time in times for token in (IDS.get(time, 1), IDS["seconds>"], START, *[VIDEO] * n, END)]

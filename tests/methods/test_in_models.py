@@ -44,12 +44,12 @@ def siglip(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def by_loops(name: str, sink: bool = False) -> SimpleNamespace:
-    """In place of the oracle."""
+    """A method's loops with the oracle's interface."""
 
     def pruned(tokens: Tensor, attention: Tensor, features: Tensor | None, _: None, retention_ratio: float) -> Any:
         attention = loops.sink_corrected(attention).float() if sink else attention.float()
         features = None if features is None else features.double()
-        # As the adapter has it: where no attention is needed, there is no head, whose features these are.
+        # As in the adapter: a method that needs no attention has no head, and so no frame features from it.
         features = features if methods.get(name).needs_attention else None
         kept, indices = LOOPS[name](tokens.double(), attention, features, None, retention_ratio)
         return SimpleNamespace(tokens=kept, indices=indices)
@@ -79,7 +79,7 @@ def test_llava_onevision(name: str, siglip: Any, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_qwen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a padded batch, whose rows keep numbers of tokens of their own."""
+    """In a padded batch, whose rows keep different numbers of tokens."""
     loop = by_loops(name)
     monkeypatch.setattr(
         qwen_independent, "reference", SimpleNamespace(prune=lambda *inputs, **given: loop.prune(*inputs, RATIO))

@@ -1,4 +1,4 @@
-"""The loops themselves, on cases small enough to compute by hand, and against the oracle where it has the whole."""
+"""The loops themselves, on cases small enough to compute by hand, and against the oracle where it computes the same."""
 
 from __future__ import annotations
 

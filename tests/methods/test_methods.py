@@ -82,7 +82,7 @@ def test_a_ragged_batch_is_its_videos_one_by_one(method: Method, dtype: torch.dt
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_keeping_all_changes_nothing(method: Method, dtype: torch.dtype) -> None:
-    """But where the ratio is not what says how much is kept."""
+    """Except for prunevid, whose ratio does not decide how much is kept."""
     tokens, attn, _ = film(9, 20, 12)
     tokens = tokens.to(dtype)
     kept, indices = method(tokens, attn, retention_ratio=1.0)

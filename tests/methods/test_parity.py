@@ -50,7 +50,7 @@ def keeps_some(n: int, ratio: float) -> bool:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", LOOPS)
 def test_it_computes_its_equations(name: str, size: tuple[int, int, int]) -> None:
-    # Whose loops take longest.
+    # Fewer cases for simple_cluster, whose loops take longest.
     cases = product((0,), (0.1, 0.34)) if name == "simple_cluster" else product(range(3), RATIOS)
     for seed, ratio in cases:
         if keeps_some(size[1], ratio):
@@ -62,7 +62,7 @@ def test_it_computes_its_equations(name: str, size: tuple[int, int, int]) -> Non
 
 @pytest.mark.parametrize("size", [*SIZES, (8, 70, 6)])
 def test_prunevid(size: tuple[int, int, int]) -> None:
-    """Its own k is the published code's."""
+    """The method's default number of neighbours is that of the published code, 7."""
     for seed in range(3):
         tokens, _, features = film(*size, seed=seed)
         expected = loops.prunevid(tokens, None, None, None, 0.5, num_neighbors=7)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "qwen3-moe"]
 
 
 def test_a_video_needs_text_behind_it(family: Qwen, served: Engine) -> None:
-    """The last token of a video decides the positions that follow; Qwen3-VL ends videos with a token of its own."""
+    """A video's last token places what follows, but may be dropped; Qwen3-VL ends videos with a word of its own."""
     bare = Request([*words(1, 2), START, VIDEO], (video(1),))
     adjacent = Request([START, VIDEO, VIDEO, END], (video(1), video(2)))
     for request in (bare, adjacent):

@@ -1,10 +1,10 @@
-"""Every method of `fastvid_kernels.methods` once more, in float64 and plain loops, from its equations.
+"""Every method of `fastvid_kernels.methods` again, in float64 and plain loops, from its equations.
 
-Written from the table of the methods and the published code's behaviour, without the vectorised code, so that a
-difference between the two means something. All functions take `(tokens [F, N, D], attn [F, N] | None,
+Written from the table of the methods and the published code's behaviour, independently of the vectorised code, so that
+a difference between the two shows an error. All functions take `(tokens [F, N, D], attn [F, N] | None,
 frame_features [F, G] | None, cu_frames [V+1] | None, ratio, **own)` and return `(tokens [M, D] float64,
-indices [M] int64)`, indices `frame * N + position`, ascending; each video is on its own. Of equal scores the lower
-index goes first. Only finite inputs are meant; `sink_corrected` is a transform of `attn` alone.
+indices [M] int64)`, indices `frame * N + position`, ascending; each video is pruned alone. Of equal scores the lower
+index goes first. Inputs must be finite; `sink_corrected` is a transform of `attn` alone.
 """
 
 from .ablations import fastvid

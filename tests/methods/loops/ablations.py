@@ -11,7 +11,7 @@ from .prunevid import dpc_knn
 
 
 def fixed_segments(num_frames: int, count: int) -> list[list[int]]:
-    """Frames `floor(s F / count)` to `floor((s+1) F / count) - 1`; of fewer frames than `count`, no empty ones."""
+    """Frames `floor(s F / count)` to `floor((s+1) F / count) - 1` for each s; empty segments are left out."""
     bounds = [s * num_frames // count for s in range(count + 1)]
     return [list(range(bounds[s], bounds[s + 1])) for s in range(count) if bounds[s] < bounds[s + 1]]
 
@@ -55,10 +55,10 @@ def fastvid(
     beta: float = 0.6,
     num_neighbors: int = 4,
 ) -> Result:
-    """SPEC's method, budgets, salient tokens and pools included, but for what these two name.
+    """SPEC's method, budgets, salient tokens and pools included, except for what these two arguments replace.
 
-    `segmentation`: "fixed", `min_segments` equal parts; "cluster", as many clusters of the frame features as they
-    are (DPC-kNN with `num_neighbors`), a cluster being one segment with its frames in order.
+    `segmentation`: "fixed", `min_segments` equal parts; "cluster", as many clusters of the unchanged
+    frame features (DPC-kNN with `num_neighbors`), where each cluster is one segment with its frames in order.
     `merging`: "uniform", evenly spaced targets in place of density peaks; "cluster", peaks and joined tokens as in
     DTM, but a row is the plain mean of the peak and what joined it (Eq. 5 with beta = 0), and its position is lost:
     the means of a segment, by anchor frame and peak, are appended, at its C last flat indices that are not salient.

@@ -1,4 +1,4 @@
-"""Methods that give each frame a budget of its own: vidcom2, vcast."""
+"""Methods whose budget differs between frames: vidcom2, vcast."""
 
 import math
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ def calm_channels(x: Tensor) -> list[int]:
 def vidcom2(
     tokens: Tensor, attn: Tensor | None, frame_features: Tensor | None, cu_frames: CuFrames, ratio: float
 ) -> Result:
-    """The tokens least like their video's and their frame's mean, more of them in frames unlike the video.
+    """Keeps the tokens least like their video's and their frame's mean, and more of them in frames unlike the video.
 
     The variance is that of the tokens as they are, not normalised; z is a token's `calm_channels`, normalised.
     v and f are its closeness to the mean z of the video and of the frame. A frame's share is
     `K (1 + p - mean p)`, p the softmax over frames of `-mean(v) / 0.01`, so that the shares sum to F K. The
-    lowest v + f stay.
+    tokens with the lowest v + f are kept.
     """
     _, size, _ = tokens.shape
     count = tokens_per_frame(size, ratio)
@@ -58,7 +58,7 @@ def vidcom2(
 def curvature(features: Sequence[Tensor]) -> list[float]:
     """`1 - cos(g_f - g_(f-1), g_(f+1) - g_f)` of every frame; 1 at both ends.
 
-    A step of at most a millionth of the feature's length counts as none: it may be rounding alone.
+    A step of at most a millionth of the feature's length counts as 0, since it may be rounding error.
     """
 
     def step(f: int) -> Tensor:
@@ -74,9 +74,9 @@ def curvature(features: Sequence[Tensor]) -> list[float]:
 def vcast(
     tokens: Tensor, attn: Tensor | None, frame_features: Tensor | None, cu_frames: CuFrames, ratio: float
 ) -> Result:
-    """More tokens for frames where the video's path bends; within a frame those unlike its mean, and long ones.
+    """Keeps more tokens of frames where the video's path bends; within a frame, those unlike its mean and long ones.
 
-    The path is that of the frame features as they are (frame means where there are none); weights are the softmax
+    The path is that of the unchanged frame features (frame means where there are none); weights are the softmax
     of curvature / 0.7. A token's score is `1 - cos` to its frame's mean token plus its norm, each scaled to
     [0, 1] within the frame.
     """

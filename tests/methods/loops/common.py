@@ -1,4 +1,4 @@
-"""What the loops share: videos, rows on their way out, order, and cosines."""
+"""What the loops share: videos, output rows, order, and cosines."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,9 +36,9 @@ def kept(tokens: Tensor, indices: Iterable[int]) -> Result:
 
 
 def largest(scores: Sequence[float], count: int) -> list[int]:
-    """Where the `count` largest scores are, ascending; equal ones by lower index, non-finite ones last.
+    """Indices of the `count` largest scores, ascending; of equal ones the lower index, non-finite ones last.
 
-    Scores that differ by rounding alone are equal.
+    Scores that differ by rounding alone count as equal.
     """
 
     def rank(index: int) -> tuple[bool, float, int]:
@@ -49,12 +49,12 @@ def largest(scores: Sequence[float], count: int) -> list[int]:
 
 
 def first_largest(scores: Sequence[float]) -> int:
-    """Where the largest score is; the first of equal ones."""
+    """Index of the largest score; of equal ones the first."""
     return largest(scores, 1)[0]
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """Cosine of two vectors; 0 where one of them is zero. Exactly 1 of a vector with itself."""
+    """Cosine of two vectors; 0 if one of them is zero, exactly 1 if they are equal."""
     norm_product = (a * a).sum().item() * (b * b).sum().item()
     return (a * b).sum().item() / math.sqrt(norm_product) if norm_product != 0 else 0.0
 
@@ -74,7 +74,7 @@ def mean(vectors: Sequence[Tensor]) -> Tensor:
 
 
 def minmax(values: Sequence[float]) -> list[float]:
-    """Values brought to [0, 1], the smallest to 0 and the largest to 1; all 0 where they are equal."""
+    """Values scaled so that the smallest becomes 0 and the largest 1; all 0 if they are equal."""
     low, high = min(values), max(values)
     return [(value - low) / (high - low) if high > low else 0.0 for value in values]
 

@@ -58,11 +58,11 @@ def attention(
 def visionzip(
     tokens: Tensor, attn: Tensor | None, frame_features: Tensor | None, cu_frames: CuFrames, ratio: float
 ) -> Result:
-    """Dominant tokens by attention, and contextual ones that stand for the rest.
+    """Keeps dominant tokens by attention, and contextual ones that stand for the rest.
 
     Of K, `S = floor((54 K + 32) / 64)` are dominant (attention in ATS's order) and unchanged, `C = K - S`
-    contextual. Of the M other tokens, every `max(1, floor(M / C))`-th is a target, the first C of those. The
-    others join the target of largest cosine, and a target becomes itself plus the mean of what joined it.
+    contextual. Of the M other tokens, every `max(1, floor(M / C))`-th is a target, up to C targets. The others join
+    the target of largest cosine, and the mean of what joined a target is added to it.
     """
     if attn is None:
         raise ValueError("visionzip needs attn")

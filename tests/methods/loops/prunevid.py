@@ -18,8 +18,8 @@ def dpc_knn(points: Tensor, count: int, num_neighbors: int) -> list[list[int]]:
     """Clusters of `points [M, C]` by density peaks, each as ascending places, in the order of their centres.
 
     The `count` centres are SPEC section 4's peaks among all M points (`min(num_neighbors, M)` neighbours, the
-    point itself included). A centre is in its own cluster; any other point in that of the nearest centre by
-    Euclidean distance (equal: the first), so no cluster is empty.
+    point itself included). A centre is in its own cluster; any other point is in the cluster of the nearest centre
+    by Euclidean distance (of equal ones, the first). So no cluster is empty.
     """
     raw = reference.squared_distances(points)
     s = reference.mean_squared_neighbour_distance(raw, num_neighbors, points.shape[1])
@@ -53,8 +53,8 @@ def runs(labels: Sequence[int]) -> list[tuple[int, int]]:
 def refined(labels: Sequence[int]) -> list[int]:
     """Labels as the published code smooths them: a cluster keeps only its longest runs, of two frames or more.
 
-    Each stretch of frames that lost its label, from the left, takes that of the neighbouring run that is longer
-    (equal: the left one); if there is none, label 0.
+    From the left, each stretch of frames that lost its label takes the label of the longer neighbouring run (of equal
+    ones, the left), or label 0 if it has no neighbour.
     """
     lengths: dict[int, int] = {}
     for start, end in runs(labels):
@@ -74,7 +74,7 @@ def refined(labels: Sequence[int]) -> list[int]:
 
 
 def condensed(rows: Rows, num_neighbors: int) -> Rows:
-    """Up to 14 rows as they are; more as the means of `floor(n / 2)` clusters, each at its first member."""
+    """Up to 14 rows unchanged; n > 14 rows as the means of `floor(n / 2)` clusters, each at its first member."""
     if len(rows) <= 14:
         return rows
     indices = sorted(rows)
@@ -84,7 +84,7 @@ def condensed(rows: Rows, num_neighbors: int) -> Rows:
 
 
 def is_static(window: Tensor, place: int) -> bool:
-    """Whether the mean cosine over all pairs of a window's frames exceeds 0.8 there; never in a single frame."""
+    """Whether the mean cosine at `place` over all pairs of a window's frames exceeds 0.8; never for a single frame."""
     cosines = [cosine(a[place], b[place]) for a, b in combinations(list(window), 2)]
     return bool(cosines) and sum(cosines) / len(cosines) > 0.8
 
@@ -102,9 +102,9 @@ def prunevid(
     """PruneVid's first stage; `ratio`, `attn` and `frame_features` are not used.
 
     The frames' mean tokens (float64) fall into `max(1, floor(F / 4))` clusters; a window is a run of frames of one
-    cluster (`refine`: of the labels as the published code smooths them). In a window, static positions become their
-    mean over its frames, at the position in its first frame, and are condensed as one set; in each of its frames
-    the others are condensed as a set of their own.
+    cluster. `refine` smooths the labels first, as the published code does. In a window, each static position becomes
+    its mean over the window's frames, at its place in the first of them; these means are condensed as one set. The
+    other tokens of each frame are condensed as a set of their own.
     """
     _, size, dim = tokens.shape
     output: Rows = {}

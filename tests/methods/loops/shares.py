@@ -7,9 +7,9 @@ from reference.budgets import MILLION, millionths
 
 
 def by_largest_fraction(shares: Sequence[float], total: int, cap: int) -> list[int]:
-    """Shares rounded down, at most `cap`; what is left of `total` one each by largest fraction, in rounds.
+    """Round shares down, at most to `cap`; give the rest of `total` in rounds, one each by largest fraction.
 
-    A round passes over full frames; the order stays that of the first round. Rounding sets no fractions apart.
+    A round skips frames that are full; every round has the same order. Fractions that differ by rounding are equal.
     """
     budgets = [min(math.floor(share), cap) for share in shares]
     order = sorted(range(len(shares)), key=lambda frame: (round(math.floor(shares[frame]) - shares[frame], 9), frame))
@@ -23,10 +23,10 @@ def by_largest_fraction(shares: Sequence[float], total: int, cap: int) -> list[i
 
 
 def in_proportion(weights: Sequence[float], total: int, cap: int) -> list[int]:
-    """`total` shared out in proportion to `weights`, at most `cap` each.
+    """Share out `total` in proportion to `weights`, at most `cap` each.
 
-    While a share exceeds the cap, those that do get the cap, and the others share what is left in proportion.
-    Then largest fractions.
+    While any share exceeds the cap, the frames whose shares do get the cap, and the others share what is left in
+    proportion. Then `by_largest_fraction` rounds the shares.
     """
     budgets = [0] * len(weights)
     open_frames = list(range(len(weights)))

@@ -34,13 +34,13 @@ def rotated(vector: Tensor, position: tuple[int, int, int]) -> Tensor:
 def simple_cluster(
     tokens: Tensor, attn: Tensor | None, frame_features: Tensor | None, cu_frames: CuFrames, ratio: float
 ) -> Result:
-    """Spherical k-means of a video's rotated unit tokens into `M = F K` clusters; means of the originals.
+    """Spherical k-means of a video's rotated unit tokens into `M = F K` clusters; output is the means of the originals.
 
     t counts the video's frames; h and w are the position's quotient and remainder by `ceil(sqrt(N))`. The first
     centres are the vectors of tokens `floor(k F N / M)`. Ten rounds: every token joins the centre of largest dot
-    product (equal: the first), then every centre becomes the normalised sum of its members, or stays if it has
-    none. The members are those of the tenth round; a cluster's mean stands at its first member, and a cluster
-    without members gives no row.
+    product (of equal ones, the first), then every centre becomes the normalised sum of its members, or stays if it
+    has none. The members are those of the tenth round; a cluster's mean has the index of its first member, and a
+    cluster without members gives no row.
     """
     _, size, dim = tokens.shape
     count = tokens_per_frame(size, ratio)

@@ -1,4 +1,4 @@
-"""Methods that compare a token with the same place of an earlier frame: dycoke, evs."""
+"""Methods that compare a token with the token at the same place of an earlier frame: dycoke, evs."""
 
 from torch import Tensor
 
@@ -13,10 +13,10 @@ COMPARED_WITH = {1: 0, 2: 0, 3: 2}
 def dycoke(
     tokens: Tensor, attn: Tensor | None, frame_features: Tensor | None, cu_frames: CuFrames, ratio: float
 ) -> Result:
-    """Token temporal merging: groups of four frames from a video's start, the last one maybe incomplete.
+    """Token temporal merging, in groups of four frames from a video's start; the last group may be incomplete.
 
     Each frame but a group's first keeps the `floor(N (4R - 1) / 3)` tokens (none below R = 1/4) least similar to
-    the same place of the frame of `COMPARED_WITH`, as that was before pruning.
+    the same place of the frame that `COMPARED_WITH` names, as it was before pruning.
     """
     _, size, _ = tokens.shape
     count = max(0, size * (4 * millionths(ratio) - MILLION) // (3 * MILLION))
@@ -36,7 +36,7 @@ def dycoke(
 def evs(
     tokens: Tensor, attn: Tensor | None, frame_features: Tensor | None, cu_frames: CuFrames, ratio: float
 ) -> Result:
-    """A video's first frame whole, and of all its other tokens those least similar to the frame before.
+    """Keeps a video's first frame whole, and of all its other tokens those least similar to the frame before.
 
     `max(N, floor(F N R))` tokens a video, `1 - cos` ranked over the whole video.
     """
