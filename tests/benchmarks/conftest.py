@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A benchmark that a test starts is a run of its own: pytest-benchmark would measure nothing beside xdist."""
+    """Let benchmarks that a test starts run outside xdist: under it, pytest-benchmark measures nothing."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)

@@ -1,4 +1,4 @@
-"""What results are held against before their time means anything."""
+"""The results that a benchmark's output is compared with before its time counts."""
 
 import pytest
 import torch

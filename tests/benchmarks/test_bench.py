@@ -103,7 +103,7 @@ def test_a_wrong_result_is_not_timed() -> None:
 
 
 def record(case: Case, arm: str, milliseconds: float, stage: str | None = None) -> dict[str, Any]:
-    # Two calls between two readings of the clock.
+    # Two calls are timed together.
     info: dict[str, Any] = {"case": asdict(case), "arm": arm, "calls": 2}
     info |= {"stage": stage} if stage else {"least_bytes": case.least_bytes, "copy_rate": 1e10, "overlap": 1.0}
     data = [2e-3 * milliseconds * factor for factor in (0.9, 1.0, 1.1)]

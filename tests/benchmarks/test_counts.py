@@ -1,8 +1,8 @@
 """The model of the kernels' time against what their compiled code does, counted in emulation.
 
-Margins: matrix operations are equal; of each stage that moves megabytes, the bytes it touches are within 10 % of the
-model's, and those it asks for between the model's and twice as many, since padding asks for rows once more; what the
-model leaves out, tables of a few bytes a token, is less than a twentieth of a call.
+Matrix operations must be equal. For each stage that moves megabytes, the distinct bytes that it touches must be within
+10 % of the model's, and the bytes that it requests between the model's and twice as many, since padding requests rows
+again. What the model leaves out, tables of a few bytes a token, must be less than a twentieth of a call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CASES = [
 
 
 def counted(target: str, frames: int, segments: int) -> dict[str, StageCount]:
-    """A call's stages, and the last of its backward pass."""
+    """The stages of a call, and the last stage of its backward pass."""
     size = (frames, 196, 1024)
     call = count_call(size, min_segments=segments, target=target)
     last = count_call(size, min_segments=segments, target=target, backward=True)[-1]
@@ -55,7 +55,7 @@ def test_the_model_is_of_the_code_that_ships(target: str, frames: int, segments:
 
 
 def test_a_model_of_other_code_is_noticed() -> None:
-    """Of a video cut otherwise: its numbers are not those of this run."""
+    """Counts and model of a video with other cuts differ from those of this video."""
     here, elsewhere = counted("sm_80", 8, 1), counted("sm_80", 8, 6)
     assert here["gram"].asked_bytes * 1.2 < elsewhere["gram"].asked_bytes
     assert here["gram"].work.requested_bytes * 1.2 < elsewhere["gram"].work.requested_bytes
@@ -83,7 +83,7 @@ def long_segment(anchor_frames_a_launch: int | None) -> dict[str, tuple[int, int
 
 
 def test_four_anchor_frames_share_what_is_read() -> None:
-    """Launches of one anchor frame each have no other to share with; products are as many, but for the last tile."""
+    """Launches of one anchor frame each share nothing; they make as many products, except in the last tile."""
     together, apart = long_segment(None), long_segment(1)
     for stage in together:
         assert apart[stage][0] > 2.5 * together[stage][0], stage

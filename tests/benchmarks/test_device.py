@@ -1,4 +1,4 @@
-"""The device's clock, with events that are as coarse as CUDA's."""
+"""The device's clock, tested with events that are as coarse as CUDA's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program that times the host: what it prints; its figures are for people."""
+"""The program that times the host: only what it prints, since its figures are for people to read."""
 
 from __future__ import annotations
 

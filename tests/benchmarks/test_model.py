@@ -1,4 +1,4 @@
-"""The model's counts against the oracle's own run, tile by tile, and its predictions against what must hold of any."""
+"""The model's counts against the oracle's own run, tile by tile, and what must hold of any of its predictions."""
 
 from __future__ import annotations
 
@@ -66,9 +66,10 @@ def test_gram_work_is_that_of_the_oracles_anchor_frames(oracle_run) -> None:
 
 
 def passes_over(oracle: reference.PruneResult) -> Iterator[tuple[int, int, list[int]]]:
-    """Start and end of a segment, and anchors of the anchor frames that one pass over its tokens serves.
+    """For each pass over a segment's tokens: start and end of the segment, and numbers of anchors of its anchor frames.
 
-    Four at a time, counted from the last, then two, if all have as many tiles of 32 anchors; the others one by one.
+    A pass serves four anchor frames, counted from the last, then two, if all have equally many tiles of 32 anchors;
+    otherwise a pass serves one.
     """
     for number, (start, end) in enumerate(oracle.segments):
         records = [record for record in oracle.anchor_frames if record.segment == number]
@@ -103,7 +104,7 @@ def test_assignment_work_is_that_of_the_oracles_pairs(oracle_run) -> None:
 
 
 def test_merging_reads_the_oracles_pools_once_for_every_tile_of_anchors(oracle_run) -> None:
-    """Of a group, the union of its pools: 16 tokens at a time in float32, and 32 for a pair or one alone."""
+    """For a group, it reads the union of its pools: 16 tokens at a time in float32, or 32 for a pair or one alone."""
     oracle, scenario = oracle_run
     pool_rows, flops = 0, 0
     salient = set(oracle.salient.tolist())
@@ -139,7 +140,7 @@ def test_a_gradient_reads_a_row_for_each_of_the_oracles_pairs(oracle_run) -> Non
     [ONEVISION, LLAVA_VIDEO, replace(ONEVISION, dtype="float32"), replace(ONEVISION, backward=True)],
 )
 def test_with_a_cache_for_everything_memory_moves_the_floor(scenario: Scenario, feature_channels: int | None) -> None:
-    """And features, and indices: each token is fetched once, by whichever stage comes first."""
+    """Beside the floor, only features and indices move: each token is fetched once, by the first stage to read it."""
     scenario = replace(scenario, feature_channels=feature_channels)
     moved = sum(work.memory_bytes(EVERYTHING) for work in works(scenario))
     itemsize = scenario.row_bytes // scenario.channels
@@ -162,7 +163,7 @@ def test_the_floor_at_three_terabytes_a_second(scenario: Scenario, microseconds:
 
 @pytest.mark.parametrize("scenario", [ONEVISION, LLAVA_VIDEO])
 def test_products_of_the_models_in_use(scenario: Scenario) -> None:
-    """Not fewer than the budgets ask for, and not many more: tiles are padded."""
+    """Not fewer than the budgets require, and not many more, which padded tiles cause."""
     works = by_stage(scenario)
     anchor_frames = sum(-(-length // 4) for length in scenario.segment_lengths)
     assert 2e9 < works["gram"].matrix_flops < 4e9
@@ -174,13 +175,13 @@ def test_products_of_the_models_in_use(scenario: Scenario) -> None:
 
 
 def test_a_long_video_of_few_segments_is_limited_by_its_products() -> None:
-    """Four anchor frames share a pass over the tokens: what is read again costs less than what is computed."""
+    """Four anchor frames share a pass over the tokens, so that repeated reads cost less than the products."""
     prediction = H100.predict(Scenario(196, 3584, equal_segments(1024, 8)))
     products = sum(stage.microseconds["matrix"] for stage in prediction.stages)
     assert 5e3 < products < 7e3
     assert products < prediction.graph_us < 1.2 * products
     requested = sum(stage.work.requested_bytes for stage in prediction.stages if stage.work.stage in ("assign", "emit"))
-    # A pass for each anchor frame, with tiles of a frame each, asked for 118.5 GB.
+    # With a pass for each anchor frame, and tiles of a frame each, 118.5 GB were requested.
     assert requested < 118.5e9 / 3.4
 
 
@@ -224,7 +225,7 @@ def test_what_a_cache_serves() -> None:
     access = Access(distinct=100, requested=400, seen=40, age=200, span=150)
     assert access.from_memory(0) == 400
     assert access.from_memory(EVERYTHING) == 60
-    # Half of what was seen before, a third of the repeats.
+    # The cache serves half of what was seen before, and a third of the repeats.
     assert access.from_memory(100) == pytest.approx(60 + 20 + 100)
 
 

@@ -1,4 +1,4 @@
-"""The rebuilt baseline is what was published: results, not only shape."""
+"""The rebuilt baseline computes what was published: its results are equal, not only its structure."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_every_dtype_keeps_ascending_distinct_tokens_of_that_dtype(form, dtype):
 
 
 def test_noise_tells_equal_tokens_apart():
-    # Twelve distinct vectors in every frame, each six times over: without noise all densest copies lead.
+    # Twelve distinct vectors in every frame, each six times: without noise all copies of the densest lead.
     torch.manual_seed(0)
     patterns = torch.randn(12, 32)
     tokens = patterns.repeat(6, 1).expand(8, -1, -1).contiguous()

@@ -1,4 +1,4 @@
-"""`make gpu` without a GPU: that its summary can be believed."""
+"""`make gpu` without a GPU: its summary is right."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_outcome_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_is_cut_off_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not what it started either: it would be in the way of the next part's clock."""
+    """Processes that it started end too: they would disturb the times of the next part."""
     mark = tmp_path / "mark"
     grandchild = f"import time; time.sleep(4); open({str(mark)!r}, 'w')"
     starts = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {grandchild!r}]); time.sleep(60)"
@@ -96,7 +96,7 @@ def test_without_a_device_it_says_so(tmp_path: Path, capsys: Any) -> None:
 
 @pytest.mark.slow
 def test_dry_run_exercises_every_part(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A dry run is not about time.
+    # Time limits are not what a dry run tests.
     monkeypatch.setattr(whole, "run", lambda part, folder, run=whole.run: run(replace(part, limit_seconds=900), folder))
     assert whole.main(["--dry-run", "--output", str(tmp_path)]) == 0, capsys.readouterr().out
     outcomes = json.loads((tmp_path / "summary.json").read_text())["parts"]

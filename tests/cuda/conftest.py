@@ -1,7 +1,7 @@
 """Where the tests that need CUDA run: on a device, or, with `--rehearse`, emulated on CPU tensors.
 
-A rehearsal runs them as they are, on fewer frames where they are as wide as a model's, and fewer times where they
-repeat themselves.
+A rehearsal runs the tests unchanged, but with fewer frames where these are as wide as a model's, and with fewer
+repeats.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def rehearsal(request: pytest.FixtureRequest) -> Iterator[None]:
-    """With `--rehearse`: the device is the CPU, on which the operator takes the kernels."""
+    """With `--rehearse`, make the CPU the device, and let the operator use the kernels there."""
     if not request.config.option.rehearse or not can_emulate():
         yield
         return

@@ -44,7 +44,7 @@ def film(seed: int, preset: str = "many cuts", dtype: torch.dtype = torch.bfloat
 
 @contextmanager
 def no_synchronisation() -> Iterator[None]:
-    """Inside, an operation for which the host waits raises."""
+    """In this context an operation for which the host waits raises an error."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

@@ -47,9 +47,9 @@ FEW_SEGMENTS = {"retention_ratio": 0.4, "min_segments": 2}
 def run_on_device(
     tokens: Tensor, attn: Tensor, frame_features: Tensor | None = None, cu_frames: Tensor | None = None, **options: Any
 ) -> Call:
-    """A call on the device, brought back to the host with all its scratch."""
+    """Run a call on the device; returns it with all its scratch on the host."""
     given = [None if one is None else one.to(DEVICE) for one in (attn, frame_features, cu_frames)]
-    # A copy to another device would lay strided tokens out anew.
+    # `.to` would change the strides of the tokens.
     on_device = torch.empty_strided(tokens.shape, tokens.stride(), dtype=tokens.dtype, device=DEVICE)
     if 0 in tokens.stride():
         on_device = tokens[:1].to(DEVICE).expand(tokens.shape)
@@ -59,7 +59,7 @@ def run_on_device(
 
 
 def check_on_device(*inputs: Tensor | None, **options: Any) -> Call:
-    """All stages of a call on the device against the oracle."""
+    """Check all stages of a call on the device against the oracle."""
     call = run_on_device(*inputs, **options)
     check_call(call)
     return call
@@ -104,7 +104,7 @@ def test_every_stage_of_several_tiles_matches_the_oracle(name: str, dtype: torch
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("frames", "n"), [(5, 300), (3, 1024)])
 def test_chunks_change_nothing(frames: int, n: int, dtype: torch.dtype) -> None:
-    """Later chunks use the scratch of the ones before them again."""
+    """Later chunks reuse the scratch of earlier ones."""
     tokens, attn, features = video(frames, n, 64, dtype, seed=n)
     hyperparameters = {"retention_ratio": 0.2, "min_segments": 1, "tau": -1.5, "anchor_interval": 2}
     chunked = run_on_device(tokens, attn, features, ordinals_per_chunk=1, **hyperparameters)
@@ -115,7 +115,7 @@ def test_chunks_change_nothing(frames: int, n: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_equal_tokens_in_different_tiles_stay_in_order(dtype: torch.dtype) -> None:
-    """Where a product is not symmetric, neither are the densities of equal tokens; their order must not show it."""
+    """If a product is not symmetric, equal tokens get different densities; their order must not depend on that."""
     tokens, attn, features = video(4, 196, 256, dtype, seed=21)
     for first in (3, 20, 60):
         tokens[:, first + 64] = tokens[:, first + 128] = tokens[:, first]
@@ -150,7 +150,7 @@ def test_hostile_cu_frames_are_clamped(hostile: list[int], videos: list[int]) ->
 @device_only
 @pytest.mark.parametrize(("hostile", "videos"), HOSTILE_CU_FRAMES)
 def test_both_backends_read_hostile_cu_frames_alike(hostile: list[int], videos: list[int]) -> None:
-    """On the CPU they are refused."""
+    """Only on a device: on the CPU such `cu_frames` are refused."""
     cu_frames = torch.tensor(hostile, dtype=torch.int32)
     on_device = [one.to(DEVICE) for one in (*video(12, 10, 8, torch.float32, seed=12), cu_frames)]
     _, ours = torch.ops.fastvid.prune_triton(*on_device, **FEW_SEGMENTS)
@@ -168,13 +168,13 @@ def test_float64_settles_what_float32_cannot_tell(kind: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), float("-inf"), 3e38, 1e-45])
 def test_hostile_values(value: float, dtype: torch.dtype) -> None:
-    """Hardware has its own mind about the maximum of NaN and a number: the interpreter cannot show it."""
+    """Hardware differs in the maximum of NaN and a number, which the interpreter cannot show."""
     pytest.importorskip("hypothesis", reason="the checks live beside tests that need it")
     from tests.kernels.test_any_input import check_hostile_call
 
     tokens, attn, _ = video(8, 60, 70, dtype, seed=16)
     if math.isfinite(value):
-        # float16 cannot be given what it does not hold.
+        # float16 cannot hold larger values.
         value = min(value, torch.finfo(dtype).max)
     tokens[5, 7, 2] = tokens[2, 3, 0] = value
     tokens[4] = value
@@ -194,7 +194,7 @@ def test_strides_do_not_matter(layout: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_full_size_agrees_with_the_eager_backend(dtype: torch.dtype, preset: str) -> None:
-    """Only a near-tie that the two round differently may fall the other way."""
+    """The two may differ only in near-ties, which they round differently."""
     inputs = film(0, preset, dtype)
     ours = [one.cpu() for one in prune(*inputs)]
     theirs = torch.ops.fastvid.prune_eager(*(one.cpu() for one in inputs))
@@ -258,7 +258,7 @@ def test_a_wait_is_noticed() -> None:
 def test_a_call_is_eight_kernels_on_the_device(tmp_path: Path) -> None:
     inputs = film(4)
     prune(*inputs)
-    # A process's first profile may miss what it starts with.
+    # A process's first profile may miss the first kernels.
     seen = [device_work(lambda: inputs[0].clone(), tmp_path / "clone.json") for _ in range(2)]
     if not any(seen):
         pytest.skip("the profiler sees nothing on this machine")

@@ -43,13 +43,13 @@ def on_device(*inputs: Tensor | None) -> list[Tensor | None]:
 
 
 def backward_on_device(grad: Tensor, *inputs: Tensor | None, **options: Any) -> Tensor:
-    """The gradient, brought back to the host."""
+    """The gradient, copied to the host."""
     gradient: Tensor = run_backward(grad.to(DEVICE), *on_device(*inputs), **options).output.cpu()  # type: ignore[arg-type]
     return gradient
 
 
 def check_on_device(*inputs: Tensor | None, **options: Any) -> tuple[Call, Tensor]:
-    """A gradient of the device against a float64 merge of what the same kernels chose there; the call, the gradient."""
+    """Check a gradient on the device against a float64 merge of what the kernels chose; returns call and gradient."""
     call = on_host(run_kernels(*on_device(*inputs), **options))  # type: ignore[arg-type]
     grad = random_grad(call.tokens, len(call.indices))
     gradient = backward_on_device(grad, *inputs, **options)
@@ -58,13 +58,13 @@ def check_on_device(*inputs: Tensor | None, **options: Any) -> tuple[Call, Tenso
 
 
 def film_grad(dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """A gradient of what is kept of a film, on the device."""
+    """An incoming gradient for the kept tokens of a film, on the device."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(FILM_FRAMES * KEPT, 3584, generator=generator).to(DEVICE, dtype)
 
 
 def gradient_of(grad: Tensor, tokens: Tensor, *others: Tensor | None) -> Tensor:
-    """By way of autograd."""
+    """The gradient of the tokens by autograd."""
     leaf = tokens.detach().requires_grad_()
     kept, _ = torch.ops.fastvid.prune(leaf, *others)
     return torch.autograd.grad(kept, leaf, grad)[0]
@@ -165,7 +165,7 @@ def test_the_host_never_waits(ragged: bool) -> None:
 def test_it_is_eight_kernels_on_the_device(tmp_path: Path) -> None:
     grad, inputs = film_grad(), film(4)
     torch.ops.fastvid.prune_backward(grad, *inputs)
-    # A process's first profile may miss what it starts with.
+    # A process's first profile may miss the first kernels.
     seen = [device_work(lambda: inputs[0].clone(), tmp_path / "clone.json") for _ in range(2)]
     if not any(seen):
         pytest.skip("the profiler sees nothing on this machine")

@@ -1,6 +1,6 @@
-"""Outputs of the published forms of FastVID, the random tie-break set to zero (SPEC, golden/).
+"""Outputs of the published forms of FastVID, with the random tie-break set to zero (SPEC, golden/).
 
-Those of LLaVA-Video, and of the block for Qwen2.5-VL, its hyperparameter `ignore` inactive.
+They are those of LLaVA-Video, and of the block for Qwen2.5-VL with its hyperparameter `ignore` inactive.
 """
 
 import json

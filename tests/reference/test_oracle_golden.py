@@ -26,7 +26,7 @@ def test_oracle_reproduces_the_published_block_for_qwen(name: str) -> None:
 
 @pytest.mark.parametrize("name", case_names())
 def test_newlines_kept_in_the_grid_stream_are_those_of_rows_with_a_kept_token(name: str) -> None:
-    """Checks the loader's grid fields: SPEC section 8's newline rule follows from the indices alone."""
+    """Checks the loader's grid fields, which follow from the indices alone by the newline rule of SPEC section 8."""
     case = load_case(name)
     rows, columns = case.grid
     frames, num_tokens, _ = case.tokens.shape

@@ -96,7 +96,7 @@ def test_distances_are_divided_by_the_number_of_channels() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_small_integers_are_ordered_exactly(seed: int) -> None:
-    """Against rational arithmetic, on values so few that many densities and distances tie."""
+    """Compared with rational arithmetic, on so few different values that many densities and distances tie."""
     generator = torch.Generator().manual_seed(seed)
     points = torch.randint(-2, 3, (40, 3), generator=generator)
     exact = [[sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) for q in points.tolist()] for p in points.tolist()]

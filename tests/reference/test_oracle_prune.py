@@ -58,7 +58,7 @@ def test_two_frames_by_hand() -> None:
     assert record.pool.tolist() == [0, 1, 2, 7]
     assert record.similarities.tolist() == [[4, 4], [0, 0], [2, 2], [0, 0]]
     assert record.assignment.tolist() == [0, 0, 0, 0]
-    # n = 4: w = max(0.5, 1/5); 0.5*(1, 0) + 0.5*(6/4, 9/4). Nobody joined the second.
+    # n = 4: w = max(0.5, 1/5); 0.5*(1, 0) + 0.5*(6/4, 9/4). No token joined the second.
     assert record.weights.tolist() == [0.5, 1.0]
     assert record.merged.tolist() == [[1.25, 1.125], [3.0, 0.0]]
     assert pruned.indices.tolist() == [3, 4, 5, 6]

@@ -56,7 +56,8 @@ def test_a_grid_counts_frames_rows_and_columns() -> None:
 class Prompt:
     """Text and videos: a video of F frames of N tokens, some of which are kept, takes F * N + 1 positions.
 
-    A part is a number of words, or a video: relative positions, how many it takes, and words that it begins with.
+    A part is a number of words, or a video: relative positions of its entries, how many positions it takes, and how
+    many words it begins with, if any.
     """
 
     def __init__(self, *parts: Any) -> None:
@@ -92,7 +93,7 @@ PROMPTS = {
 
 
 def test_frames_between_words_are_placed_as_by_hand() -> None:
-    """A tenth frame has lost all its tokens."""
+    """All tokens of the tenth and last frame are dropped."""
     clip = tiny_qwen.film(1, (10, 4, 6))
     prompt = tiny_qwen.prompt("qwen3", [5, 6, 7], clip)
     types = torch.tensor(prompt.types)
@@ -101,7 +102,7 @@ def test_frames_between_words_are_placed_as_by_hand() -> None:
     keep[types == 0] = True
     keep[video[-clip.tokens_per_frame :]] = False
     expected = qwen_independent.positions(tiny_qwen.KINDS["qwen3"], prompt)[:, keep][:, 3:] - 3
-    # Two words of time, and the mark of a start.
+    # A frame begins with three ids: two words for its time, and the start mark.
     found = between_timestamps([3] * 10, 2, 3, keep[video].nonzero()[:, 0])
     assert torch.equal(found, expected)
 
@@ -120,7 +121,7 @@ def test_text_is_placed_before_a_video_is_seen(name: str) -> None:
 @pytest.mark.parametrize("name", PROMPTS)
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
 def test_kept_tokens_are_placed_however_a_prompt_is_cut(name: str, chunk: int) -> None:
-    """Twice, since an interrupted request starts again; in chunks that hold a part of a video, as vLLM cuts them."""
+    """Placed twice, since an interrupted request starts again, and in chunks that may hold a part of a video."""
     prompt = PROMPTS[name]
     positions, _ = prompt_positions(len(prompt.ids), prompt.items)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Small SigLIP models with random weights, in which nothing is zero, one or alike that could be otherwise."""
+"""Small SigLIP models with random weights: no parameter keeps an initial value such as 0 or 1."""
 
 from __future__ import annotations
 

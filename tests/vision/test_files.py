@@ -1,4 +1,4 @@
-"""Where a checkpoint is looked for: paths, and the hub, played by a cache in a temporary directory and no network."""
+"""Where a checkpoint is looked for: paths, and the hub, here a cache in a temporary directory without a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the files of `HUB_ID` lie in an offline cache."""
+    """The folder for files of `HUB_ID` in an offline cache."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     repository = tmp_path / "models--someone--siglip"
@@ -34,7 +34,7 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files asked of the hub from now on."""
+    """Names of the files requested from the hub from now on."""
     names: list[str] = []
     download = huggingface_hub.hf_hub_download
 
@@ -178,7 +178,7 @@ def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_directory_needs_neither_transformers_nor_a_hub(tmp_path: Path) -> None:
-    """In a process of its own, where neither can be imported, and the package does not import `vision` by itself."""
+    """In a fresh process where neither can be imported; the package itself must not import `vision`."""
     full_model().save_pretrained(tmp_path)
     program = f"""
 import sys

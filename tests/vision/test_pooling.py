@@ -76,7 +76,7 @@ def test_bilinear_by_hand(grid: tuple[int, int], stride: int) -> None:
 
 
 def interpolation(size: int, pooled: int) -> Tensor:
-    """float64 `[pooled, size]`: each token samples the line at its centre, between the two patches around it."""
+    """Weights `[pooled, size]` in float64: each token interpolates at its centre between the two nearest patches."""
     weights = torch.zeros(pooled, size, dtype=torch.float64)
     for token in range(pooled):
         centre = max((token + 0.5) * size / pooled - 0.5, 0)

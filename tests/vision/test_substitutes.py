@@ -1,4 +1,4 @@
-"""What stands in for attention: each against its definition, in float64 and by loops."""
+"""Substitutes for attention: each against its definition, computed in float64 by loops."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_mean_query(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 7, 256])
 def test_received(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    """Whatever number of queries is looked at together."""
+    """For any number of queries at a time."""
     monkeypatch.setattr(tower_attention, "_QUERIES_AT_ONCE", at_once)
     queries, keys = (3 * random(seed, 2, 24, 3, 8) for seed in (3, 4))
     expected = received_in_loops(queries, keys, MERGE**2)
