@@ -1,4 +1,4 @@
-"""A pruned model of a family, its unpatched twin, and checks of the one's answers against the other's."""
+"""A pruned model of a family, its unpatched twin, and checks of its answers against the twin's."""
 
 from __future__ import annotations
 

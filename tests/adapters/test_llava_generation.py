@@ -134,7 +134,7 @@ def test_beams(patched: Any, twin: Any, head: Any) -> None:
 @pytest.mark.parametrize("newline", ["one_token", "grid"], indirect=True)
 @pytest.mark.parametrize("with_positions", [True, False])
 def test_a_loop_of_the_user(patched: Any, twin: Any, head: Any, with_positions: bool) -> None:
-    """No `generate`, no mask; positions left to the model, or given."""
+    """A loop over `forward` without a mask; positions are given, or left to the model."""
     prompt = video_prompt(3)
     expected, _ = tiny_llava.generated(twin, head, prompt, NEW)
     inputs = tiny_llava.inputs_of(prompt)

@@ -266,7 +266,7 @@ def test_prompt_lookup(patched: Any, twin: Any, head: Any) -> None:
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("with_positions", [True, False])
 def test_a_loop_of_the_user(patched: Any, twin: Any, head: Any, use_cache: bool, with_positions: bool) -> None:
-    """No `generate`, no mask; positions left to the model, or given."""
+    """A loop over `forward` without a mask; positions are given, or left to the model."""
     prompt = video_prompt(3)
     expected, _ = independent.generated(twin, head, prompt, tiny.HYPERPARAMETERS, NEW)
     ids = torch.tensor([prompt.ids])

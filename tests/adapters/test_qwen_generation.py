@@ -232,7 +232,7 @@ def test_prompt_lookup(case: Case) -> None:
 
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_a_loop_of_the_user(case: Case, use_cache: bool) -> None:
-    """No `generate`, no mask; positions left to the model."""
+    """A loop over `forward` without a mask; positions are left to the model."""
     prompt = case.video_prompt(3, after=LONG)
     expected, _ = qwen_independent.generated(case.kind, case.twin, prompt, case.hyperparameters, NEW)
     inputs = inputs_of(prompt)

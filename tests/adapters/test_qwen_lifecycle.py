@@ -27,7 +27,7 @@ def some_inputs(kind: str) -> dict[str, torch.Tensor]:
 
 
 def without_positions(found: dict[str, Any]) -> dict[str, Any]:
-    """Without `rope_deltas`, which the model itself, not the patch, notes of its last prompt."""
+    """Leave out `rope_deltas`, which the model, not the patch, sets for its last prompt."""
     return {name: {key: value for key, value in own.items() if key != "rope_deltas"} for name, own in found.items()}
 
 

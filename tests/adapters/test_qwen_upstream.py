@@ -13,7 +13,7 @@ INSTALLED = Version(tiny.transformers.__version__)
 
 
 def test_text_after_a_long_film_goes_on_before_the_film_s_end() -> None:
-    """Qwen2.5-VL: text goes on from the film's first position plus max(H, W) / 2, though the film goes further."""
+    """Qwen2.5-VL: text goes on from the film's first position plus max(H, W) / 2, however many seconds it has."""
     model = tiny_qwen.model("qwen2.5")
     prompt = tiny_qwen.prompt("qwen2.5", film(1, (8, 4, 6)), words(1, 2))
     positions = qwen_independent.positions(KINDS["qwen2.5"], prompt)

@@ -17,12 +17,12 @@ from tests.adapters import independent, tiny
 IMAGE_TOKEN = -200
 PAD = 0
 SIDE = 9
-"""Patches of a row: odd, as SigLIP's 27, so that pooling rounds up or down."""
+"""Patches in a row: odd, like SigLIP's 27, so that pooling rounds up or down."""
 FRAMES = 6
 PIXELS = 4 * SIDE
 VISION = tiny.VISION | {"image_size": PIXELS}
 LAYOUTS = {"one_token": "bilinear", "grid": "average", "frame": "average", "no_token": "max"}
-"""Newline positions, and the pooling that the model of that position has here."""
+"""Newline positions, and for each the pooling of the model in these tests."""
 TOKENS_PER_FRAME = {"bilinear": ceil(SIDE / 2) ** 2, "average": (SIDE // 2) ** 2, "max": (SIDE // 2) ** 2}
 HYPERPARAMETERS: dict[str, Any] = {"retention_ratio": 0.3, "min_segments": 2, "dtm_ratio": 0.95}
 """With so large a share of merged tokens, some frames keep none."""
@@ -135,7 +135,7 @@ def pruned_video(model: Any, head: Any, video: Tensor, hyperparameters: dict[str
 
 
 def image_embeddings(model: Any, crops: Tensor) -> Tensor:
-    """What an unpatched model makes of an image alone."""
+    """Embeddings that an unpatched model computes for an image alone."""
     ids = torch.tensor([[1, IMAGE_TOKEN]])
     sizes = [(PIXELS, PIXELS)]
     prepared = model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, [crops], ["image"], sizes)

@@ -58,13 +58,13 @@ _POSITIONS = {"num_position_embeddings": 64}
 
 @dataclass(frozen=True)
 class Kind:
-    """A family: its class, what its configs have of their own, and how a video stands in a prompt.
+    """A family: its classes, settings of its own, and how a video appears in a prompt.
 
     Attributes:
         prefix: of the names of its classes.
         text: settings of the language model.
         vision: settings of the tower.
-        timestamps: whether each frame of a video stands for itself, with text before it.
+        timestamps: whether each frame of a video has its own placeholders, after a time as text.
         placeholder: the id that stands for a token of a video.
         seconds: positions in time between two frames.
         window: side of the tower's windows, in tokens.

@@ -13,9 +13,9 @@ from torch.nn import functional
 import reference
 
 TOLERANCE = 1e-5
-"""Of a weight's gradient, relative to its largest element."""
+"""Tolerance of a weight's gradient, relative to its largest element."""
 ANSWER = 5
-"""So many words at the end of each row are what the model has to learn."""
+"""Number of words at the end of each row that the model has to learn."""
 
 _original_prune = reference.prune
 
@@ -39,7 +39,7 @@ def prune_by_the_equations(tokens: Tensor, *others: Any, **hyperparameters: Any)
 
 
 def labels_of(inputs: dict[str, Any], rows: Sequence[Sequence[int]]) -> Tensor:
-    """The last words of each row, wherever its padding is."""
+    """Labels for the last words of each row, on whichever side its padding is."""
     labels = torch.full_like(inputs["input_ids"], -100)
     for label, ids, mask in zip(labels, rows, inputs["attention_mask"], strict=True):
         end = int(mask.nonzero().max()) + 1

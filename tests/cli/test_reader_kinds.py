@@ -1,4 +1,4 @@
-"""Kinds of files that were readable in earlier versions and must stay so."""
+"""Kinds of files that have always been readable, and must stay so."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def run_on_device(
 ) -> Call:
     """Run a call on the device; returns it with all its scratch on the host."""
     given = [None if one is None else one.to(DEVICE) for one in (attn, frame_features, cu_frames)]
-    # `.to` would change the strides of the tokens.
+    # `.to` would not keep all strides.
     on_device = torch.empty_strided(tokens.shape, tokens.stride(), dtype=tokens.dtype, device=DEVICE)
     if 0 in tokens.stride():
         on_device = tokens[:1].to(DEVICE).expand(tokens.shape)
@@ -168,7 +168,7 @@ def test_float64_settles_what_float32_cannot_tell(kind: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), float("-inf"), 3e38, 1e-45])
 def test_hostile_values(value: float, dtype: torch.dtype) -> None:
-    """Hardware differs in the maximum of NaN and a number, which the interpreter cannot show."""
+    """Hardware computes the maximum of NaN and a number in its own way, which the interpreter cannot show."""
     pytest.importorskip("hypothesis", reason="the checks live beside tests that need it")
     from tests.kernels.test_any_input import check_hostile_call
 

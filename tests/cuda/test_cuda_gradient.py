@@ -35,7 +35,7 @@ pytestmark = pytest.mark.cuda
 device_only = pytest.mark.device_only
 
 KEPT = 19
-"""Of a film's frame, on average."""
+"""Kept tokens of a film's frame, on average."""
 
 
 def on_device(*inputs: Tensor | None) -> list[Tensor | None]:

@@ -21,7 +21,8 @@ def any_step(
 ) -> tuple[tuple[Tensor, Tensor, Tensor | None, Tensor | None], dict[str, Any]]:
     """Arguments of a call of one video or several, and hyperparameters with which most calls merge something.
 
-    Tokens lie in memory in any order. Some are zero or not finite, some so small or large that their squares are.
+    Tokens lie in memory in any order. Some are zero or not finite, some have squares that overflow
+    or round to 0.
     """
     frames, n, dim = draw(st.integers(1, 8)), draw(st.integers(2, 12)), draw(st.integers(1, 5))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
@@ -39,7 +40,7 @@ def any_step(
         "tau": draw(st.sampled_from([-1.5, 0.0, 0.9])),
         "dtm_ratio": draw(st.sampled_from([0.4, 0.7, 1.0])),
         "anchor_interval": draw(st.integers(1, 5)),
-        # 1 - beta is exact for these: rounded, with beta near 1, it could exceed the bound of the check.
+        # Multiples of 1/16, so that 1 - beta is exact: near beta = 1 its rounding would exceed the bound of the check.
         "beta": draw(st.integers(0, 16)) / 16,
         "num_neighbors": draw(st.sampled_from([1, 4, 30])),
     }

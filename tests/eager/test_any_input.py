@@ -1,4 +1,4 @@
-"""Whatever the bits: F * K distinct, ascending, in-range indices, and no non-finite value but where one went in."""
+"""Whatever the bits: F * K distinct, ascending, in-range indices, and non-finite values only where one went in."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_ragged_and_dense_batches(dtype: torch.dtype) -> None:
 
 
 def three_terms() -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any], Tensor, Tensor, Tensor]:
-    """A video whose tokens, anchors aside, get three terms. The first two cancel: added later, the third would be lost.
+    """A video whose tokens, anchors aside, get three terms. The first two cancel; the third is lost unless added last.
 
     Returns the video, hyperparameters, the gradient of the kept rows, bool `[F * N]` of these tokens, and the gradient
     `[D]` of each.

@@ -100,7 +100,7 @@ def test_every_stage_matches_the_oracle(name: str, dtype: torch.dtype, given_fea
 
 @pytest.mark.parametrize("seed", range(60))
 def test_small_integers_match_index_for_index(seed: int) -> None:
-    """Nothing is rounded before the anchors are chosen, so even ties match."""
+    """Up to the choice of anchors rounding decides nothing, so even ties match."""
     tokens, attn, hyperparameters = small_integers(seed)
     n = tokens.shape[1]
     explanation = explain(tokens, attn, **hyperparameters)

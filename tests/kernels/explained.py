@@ -25,7 +25,7 @@ POISON = 0xFF
 DIVISION_ERROR = 2.0**-22
 """Relative error of a float32 division, which hardware approximates to two units in the last place."""
 LOG_ERROR = 2.0**-21
-"""Absolute error of the float32 logarithm that hardware approximates, near 1."""
+"""Absolute error, near 1, of the float32 logarithm that hardware approximates."""
 _LOWEST_KEY = -(2**31)
 
 

@@ -301,8 +301,8 @@ def overflowing_addresses(launch: Launch, count: int) -> list[str]:
     return addresses.overflowing
 
 
-# Tokens of more than 2**31 elements. In the first three, another dimension each time has the stride that takes offsets
-# into tokens and attention beyond that; in the last, the number of frames alone does so for scratch and output.
+# Tokens of more than 2**31 elements. In each of the first three, a different dimension has the stride that takes
+# offsets into tokens and attention past 2**31; in the last, the number of frames alone does so for scratch and output.
 HUGE = {
     "frames": meta_tokens(1024, 1024, 3584),
     "positions": meta_tokens(1024, 1024, 3584).permute(1, 0, 2),

@@ -1,4 +1,4 @@
-"""Segments of many anchor frames: a pass over their tokens serves four or two of them, whatever the batch."""
+"""Segments of many anchor frames: a pass over their tokens serves four or two of them, whatever the batch holds."""
 
 from __future__ import annotations
 

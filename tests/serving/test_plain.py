@@ -121,7 +121,7 @@ def test_text_is_placed_before_a_video_is_seen(name: str) -> None:
 @pytest.mark.parametrize("name", PROMPTS)
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
 def test_kept_tokens_are_placed_however_a_prompt_is_cut(name: str, chunk: int) -> None:
-    """Placed twice, since an interrupted request starts again, and in chunks that may hold a part of a video."""
+    """Placed twice, since an interrupted request starts again; in chunks that may hold part of a video, as in vLLM."""
     prompt = PROMPTS[name]
     positions, _ = prompt_positions(len(prompt.ids), prompt.items)
     for _ in range(2):

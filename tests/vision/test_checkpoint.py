@@ -1,4 +1,4 @@
-"""Loading: every form in which a checkpoint is stored, the 13 tensors and no others, and every way to fail."""
+"""Loading: every form of a full checkpoint, the 13 tensors and no others, and every way to fail."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Qwen(Family):
         return Request([*words(seed, 2 + seed % 5), *CLIP, *words(seed + 50, 4)], (video(seed, frames),))
 
     def expected(self, request: Request, new: int = engine.NEW) -> tuple[list[int], torch.Tensor]:
-        """Kept tokens have the positions that vLLM gives them in an unpruned prompt."""
+        """As in `Family`, with kept tokens at the positions that vLLM gives them in an unpruned prompt."""
         prompt = self._prompt(request)
         row = qwen_independent.embedded(self.name, self.model, prompt, self.hyperparameters)
         places = vllm_positions(tiny_qwen.KINDS[self.name], prompt)

@@ -57,7 +57,7 @@ def fastvid(
 ) -> Result:
     """SPEC's method, budgets, salient tokens and pools included, except for what these two arguments replace.
 
-    `segmentation`: "fixed", `min_segments` equal parts; "cluster", as many clusters of the unchanged
+    `segmentation`: "fixed", `min_segments` equal parts; "cluster", `min_segments` clusters of the unchanged
     frame features (DPC-kNN with `num_neighbors`), where each cluster is one segment with its frames in order.
     `merging`: "uniform", evenly spaced targets in place of density peaks; "cluster", peaks and joined tokens as in
     DTM, but a row is the plain mean of the peak and what joined it (Eq. 5 with beta = 0), and its position is lost:
