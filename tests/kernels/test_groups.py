@@ -66,11 +66,11 @@ def test_a_nan_in_one_group_spoils_one_row_in_each_anchor_frame(dtype: torch.dty
     attn[4, 7] = 0.0
     call = run_kernels(tokens, attn, torch.ones(6, 3), retention_ratio=0.3, **EVERY_FRAME)
     assert call.output.isnan().any(1).sum() <= 6
-    for record in check_finite(call):
+    for record in rows_not_finite(call):
         assert len(record) <= 1
 
 
-def check_finite(call: pipeline.Call) -> list[list[int]]:
+def rows_not_finite(call: pipeline.Call) -> list[list[int]]:
     """Rows that are not finite, by the frame that keeps them."""
     rows = call.indices[~call.output.isfinite().all(1)]
     n = call.shapes.tokens_per_frame
