@@ -22,6 +22,7 @@ def test_parts_are_parts_of_the_whole() -> None:
     assert times[host_time.ADD] < times[host_time.OPERATOR]
 
 
+@pytest.mark.slow
 def test_it_prints_every_part_and_what_compiling_takes(capsys: Any) -> None:
     assert host_time.main(["--rounds", "2", "--calls", "5", "--compile", "sm_90", "--channels", "16"]) == 0
     printed = capsys.readouterr().out

@@ -42,4 +42,5 @@ def test_a_copy_of_the_tokens_is_sampled() -> None:
         time.sleep(0.5)
         del copied
 
-    assert tokens.nbytes <= memory.sampled_peak_bytes(run) < 1.05 * tokens.nbytes
+    # The rest of the process allocates and frees as well.
+    assert 0.9 < memory.sampled_peak_bytes(run) / tokens.nbytes < 1.1
