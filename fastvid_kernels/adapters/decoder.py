@@ -85,6 +85,8 @@ class PrunedDecoder:
     def __init__(self, language_model: nn.Module) -> None:
         self._language_model = language_model
         self._is_recurrent = "linear_attention" in (getattr(language_model.config, "layer_types", None) or ())
+        # Asked once, here: torch.compile on torch 2.11 cannot trace the import that asking takes.
+        self._cache_name = cache_name()
         self._positions: Tensor | None = None
         self._gathered: _Gathered | None = None
         self._cache_will_hold: PrunedEntries | None = None
@@ -100,7 +102,7 @@ class PrunedDecoder:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._forget_call()
-        kwargs = kwargs | dict(zip(_positional(), args, strict=False))
+        kwargs = kwargs | dict(zip(self._positional(), args, strict=False))
         mask, cache = kwargs.get("attention_mask"), cache_of(kwargs)
         # Reset what an interrupted call left, since an interrupt skips `_after`.
         set_counting_entries(cache, False)
@@ -161,8 +163,8 @@ class PrunedDecoder:
         if gathered is None or will_hold is None or output is None:
             return None
         if cache is None:
-            cache = as_cache(getattr(output, cache_name()))
-            setattr(output, cache_name(), cache)
+            cache = as_cache(getattr(output, self._cache_name))
+            setattr(output, self._cache_name, cache)
         if cache is not None:
             remember(cache, will_hold)
         hidden = output.last_hidden_state
@@ -173,13 +175,12 @@ class PrunedDecoder:
         output.last_hidden_state = everywhere
         return output
 
+    def _positional(self) -> tuple[str, ...]:
+        """Names of a language model's first parameters, in order."""
+        return ("input_ids", "attention_mask", "position_ids", self._cache_name, "inputs_embeds")
+
     def _forget_call(self) -> None:
         self._positions = self._gathered = self._cache_will_hold = None
-
-
-def _positional() -> tuple[str, ...]:
-    """Names of a language model's first parameters, in order."""
-    return ("input_ids", "attention_mask", "position_ids", cache_name(), "inputs_embeds")
 
 
 def _rows_like(asked: Tensor, own: Tensor) -> Tensor:
