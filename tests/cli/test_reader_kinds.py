@@ -28,9 +28,12 @@ def write(
     size: tuple[int, int] = (32, 48),
     times: list[int] | None = None,
     greys: list[int] = GREYS,
+    title: str | None = None,
 ) -> Path:
     """Write a film in which every frame is one grey; `times` are in 25ths of a second."""
     with av.open(str(path), "w") as container:
+        if title is not None:
+            container.metadata["title"] = title
         stream = container.add_stream(codec, rate=25)
         stream.height, stream.width = size
         stream.pix_fmt = pixel_format
@@ -188,6 +191,15 @@ def test_an_animation_that_is_no_film(tmp_path: Path) -> None:
 def test_a_picture_is_a_film_of_one_frame(tmp_path: Path) -> None:
     path = write(tmp_path / "one.mjpeg", "mjpeg", "yuvj420p", greys=[99])
     check_greys(path, [99], atol=6)
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "avi"])
+def test_a_title_that_is_not_in_unicode(tmp_path: Path, container: str) -> None:
+    path = write(tmp_path / f"clip.{container}", "mpeg4", "yuv420p", title="Cafe Mozart")
+    content = path.read_bytes()
+    assert content.count(b"Cafe Mozart") == 1
+    path.write_bytes(content.replace(b"Cafe Mozart", "Café Mozart".encode("latin-1")))
+    check_greys(path, atol=6)
 
 
 def test_frames_that_change_their_size_are_shown_in_the_first_one_s(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ from av.video.stream import VideoStream
 
 from fastvid_kernels.cli.common.errors import CommandError
 
+# Titles may be in any encoding. From version 19 on, PyAV reads them all; before, it must be told to.
+_ANY_TITLE: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+
 
 @dataclass(frozen=True)
 class Orientation:
@@ -174,7 +177,7 @@ class _Nameless(io.RawIOBase):
 @contextmanager
 def _opened(path: Path) -> Iterator[av.container.InputContainer]:
     opened: Any = av.open
-    with path.open("rb") as file, opened(_Nameless(file), metadata_errors="replace") as container:
+    with path.open("rb") as file, opened(_Nameless(file), **_ANY_TITLE) as container:
         yield container
 
 
