@@ -41,7 +41,8 @@ def apply_fastvid(
     Args:
         model: from transformers, `LlavaOnevisionForConditionalGeneration`, or the `...ForConditionalGeneration` class
             of Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 (the last two also as MoE), GLM-4.1V or GLM-4.6V; from the llava
-            package, `LlavaQwenForCausalLM`. Pass the model before `torch.compile`, and without a wrapper such as PEFT.
+            package, `LlavaQwenForCausalLM`. PEFT's `PeftModel` around one is accepted. Any other wrapper, such as
+            `torch.compile` or `DistributedDataParallel`, goes around the patched model.
         siglip: for LLaVA only: the SigLIP head that gives [CLS] attention, because LLaVA's own checkpoints lack it.
             A `SiglipHead`, or the directory or hub id of a full SigLIP checkpoint, of which only the 13 tensors of the
             head are read. Default: google/siglip-so400m-patch14-384.
@@ -73,6 +74,7 @@ def apply_fastvid(
 
     Source: FastVID, arXiv 2503.11187, section 3; SPEC section 6 for positions.
     """
+    model = _without_peft(model)
     adapter = _adapter_of(model)
     check_not_patched(model)
     _check_arguments(model, siglip, attention, config, backend, sink)
@@ -113,6 +115,16 @@ def _check_arguments(model: nn.Module, siglip: Any, attention: Any, config: Any,
             raise TypeError(f"{name} must be {expected} or None, got {type(value).__name__}")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     check_backend(backend, device)
+
+
+def _without_peft(model: nn.Module) -> nn.Module:
+    """The model in a `PeftModel` such as LoRA's; with learned prompts, which are more than its layers, it stays."""
+    wrapped = model
+    for name in ("base_model", "model"):
+        if type(wrapped).__module__.partition(".")[0] != "peft":
+            return model
+        wrapped = getattr(wrapped, name)
+    return wrapped
 
 
 def _adapter_of(model: nn.Module) -> ModuleType:

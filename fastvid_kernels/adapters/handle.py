@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from fastvid_kernels.adapters.hooks import ChildHook
 from fastvid_kernels.config import PruneConfig
 
 _ATTRIBUTE = "fastvid_handle"
@@ -28,7 +29,7 @@ class FastVidHandle:
     def __init__(self, model: nn.Module, config: PruneConfig) -> None:
         self.model = model
         self.config = config
-        self._hooks: list[RemovableHandle] = []
+        self._hooks: list[RemovableHandle | ChildHook] = []
         self._attributes: list[tuple[nn.Module, str]] = []
         self.set_attribute(model, _ATTRIBUTE, self)
 
@@ -43,7 +44,7 @@ class FastVidHandle:
             handle.remove()
             raise
 
-    def add_hooks(self, hooks: list[RemovableHandle]) -> None:
+    def add_hooks(self, hooks: Sequence[RemovableHandle | ChildHook]) -> None:
         """Record hooks, which `remove` will remove."""
         self._hooks += hooks
 

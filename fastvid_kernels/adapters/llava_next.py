@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from fastvid_kernels.adapters.decoder import PrunedDecoder, masks_for_pruned_decoder
 from fastvid_kernels.adapters.handle import FastVidHandle
+from fastvid_kernels.adapters.hooks import ChildHook, Recorder
 from fastvid_kernels.adapters.pruner import VideoPruner
 from fastvid_kernels.adapters.scoring import PatchScorer, scorer
 from fastvid_kernels.adapters.settings import Settings
@@ -53,25 +53,25 @@ def check_version() -> None:
 
 
 class ProjectorRecord:
-    """A hook on the projector that records its input patches and output features while a `RecordedCall` runs."""
+    """A hook on `mm_projector` that records its input patches and output features while a `RecordedCall` runs."""
 
-    def __init__(self, projector: nn.Module) -> None:
-        self._projector = projector
-        self._recording = False
-        self._patches: Tensor | None = None
-        self._features: Tensor | None = None
+    def __init__(self, parent: nn.Module) -> None:
+        self._record = Recorder()
+        self._hook = ChildHook(parent, "mm_projector", self._record)
 
-    def attach(self) -> list[RemovableHandle]:
+    def attach(self) -> list[ChildHook]:
         """Register the hook."""
-        return [self._projector.register_forward_hook(self._keep)]
+        self._hook.follow()
+        return [self._hook]
 
     def start(self) -> None:
         """Start recording."""
-        self._recording = True
+        self._hook.follow()
+        self._record.start()
 
     def forget(self) -> None:
         """Stop recording, and drop what was recorded."""
-        self._recording, self._patches, self._features = False, None, None
+        self._record.forget()
 
     def patches_of(self, features: Tensor) -> Tensor:
         """The patches `[F, P, H]` that were projected to some frames' features `[F, P, D]`.
@@ -79,19 +79,14 @@ class ProjectorRecord:
         llava projects the frames of all videos and images at once and then splits the result. The storage offset of a
         split therefore tells which frames it holds.
         """
-        patches, whole = self._patches, self._features
+        patches, whole = self._record.input, self._record.output
         if patches is None or whole is None or not _share_memory(features, whole):
             raise RuntimeError(
                 "get_2dPool of the model must be called by prepare_inputs_labels_for_multimodal, on the output of "
-                "mm_projector: a llava that prepares videos in another way is not supported; after replacing "
-                "mm_projector, call model.fastvid_handle.remove() and apply_fastvid again"
+                "mm_projector: a llava that prepares videos in another way is not supported"
             )
         first = (features.storage_offset() - whole.storage_offset()) // whole.stride(0)
         return patches[first : first + len(features)]
-
-    def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if self._recording:
-            self._patches, self._features = args[0], output
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
@@ -175,7 +170,7 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
     side, mode = tower.num_patches_per_side, model.config.mm_spatial_pool_mode
     pool = partial(pool_to_grid, grid=(side, side), mode=mode, stride=_STRIDE)
     check_keeps_some(math.prod(pooled_grid((side, side), mode, _STRIDE)), settings.config)
-    record = ProjectorRecord(model.get_model().mm_projector)
+    record = ProjectorRecord(model.get_model())
     score = PatchScorer(scorer(settings, tower.hidden_size), pool)
     pruner = VideoPruner.of(settings)
     changed = {

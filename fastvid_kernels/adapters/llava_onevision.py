@@ -3,7 +3,7 @@
 Changes to the instance, all undone by `FastVidHandle.remove`:
 
 - `model.model.get_video_features` marks the dropped tokens; placeholders and their number do not change;
-- a hook on `multi_modal_projector` records its input;
+- a hook on `multi_modal_projector`, or on what replaces it later, records its input;
 - the hooks of `PrunedDecoder` are registered on the language model;
 - `model.create_masks_for_generate` leaves masks of static caches to the decoder: its hooks know what the cache holds.
 """
@@ -99,7 +99,7 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
     tokens_per_frame = math.prod(pooled_grid((side, side), "bilinear"))
     check_keeps_some(tokens_per_frame, settings.config)
     pool = partial(pool_to_grid, grid=(side, side), mode="bilinear")
-    capture = InputCapture(model.model.multi_modal_projector)
+    capture = InputCapture(model.model, "multi_modal_projector")
     score = PatchScorer(scorer(settings, vision.hidden_size), pool)
     pruner = VideoPruner.of(settings)
     features = MarkedVideoFeatures(model.model.get_video_features, capture, score, pruner, tokens_per_frame)

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from fastvid_kernels.adapters.decoder import mark_dropped
+from fastvid_kernels.adapters.hooks import ChildHook, Recorder
 from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.adapters.stopwatch import part_of_pruning
 from fastvid_kernels.adapters.tally import count_videos
@@ -156,34 +156,31 @@ def _features(video: Video) -> Tensor:
 
 
 class InputCapture:
-    """A hook that records the input of a module during a call of `of`."""
+    """A hook that records the input of a parent's child during a call of `of`."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._wanted = False
-        self._input: Tensor | None = None
+    def __init__(self, parent: nn.Module, name: str) -> None:
+        self._record = Recorder()
+        self._hook = ChildHook(parent, name, self._record)
 
-    def attach(self) -> list[RemovableHandle]:
+    def attach(self) -> list[ChildHook]:
         """Register the hook."""
-        return [self._module.register_forward_pre_hook(self._keep)]
+        self._hook.follow()
+        return [self._hook]
 
     def of(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
-        """Call `run`; return its result, and the last input that the module got meanwhile."""
-        self._wanted, self._input = True, None
+        """Call `run`; return its result, and the last input that the child got meanwhile."""
+        self._hook.follow()
+        self._record.start()
         try:
             result = run(*args, **kwargs)
             return result, self._taken()
         finally:
-            self._wanted, self._input = False, None
+            self._record.forget()
 
     def _taken(self) -> Tensor:
-        if self._input is None:
+        if self._record.input is None:
             raise RuntimeError(
-                f"the {type(self._module).__name__} that was the projector when FastVID was applied did not run: if it "
-                "was replaced, call model.fastvid_handle.remove() and apply_fastvid again"
+                f"{self._hook.name} must be called as a module while get_video_features of the model runs, because "
+                "its input is what ranks the tokens, and it was not"
             )
-        return self._input
-
-    def _keep(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._wanted:
-            self._input = args[0]
+        return self._record.input

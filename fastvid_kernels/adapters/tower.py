@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from fastvid_kernels.adapters.hooks import ChildHook
 from fastvid_kernels.adapters.stopwatch import part_of_pruning
 from fastvid_kernels.vision import TowerScore, rotated
 
@@ -27,21 +28,24 @@ class TowerAttention:
 
     def __init__(self, attention: Any, score: TowerScore, patches_per_token: int) -> None:
         self._attention = attention
+        self._projection_hook = ChildHook(attention, "qkv", self._score_videos)
         self._score = score
         self._patches_per_token = patches_per_token
         self._grids: Sequence[Grid] = ()
         self._angles: tuple[Tensor, Tensor] | None = None
         self._scores: list[Tensor] = []
 
-    def attach(self) -> list[RemovableHandle]:
+    def attach(self) -> list[RemovableHandle | ChildHook]:
         """Register the hooks."""
+        self._projection_hook.follow()
         return [
             self._attention.register_forward_pre_hook(self._keep_angles, with_kwargs=True),
-            self._attention.qkv.register_forward_hook(self._score_videos),
+            self._projection_hook,
         ]
 
     def of(self, run: Callable[..., Any], grids: Sequence[Grid], *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor]]:
         """Call `run`; return its result, and the attention of each video, float32 `[F, N]`, in the tower's order."""
+        self._projection_hook.follow()
         self._grids, self._scores = grids, []
         try:
             result = run(*args, **kwargs)

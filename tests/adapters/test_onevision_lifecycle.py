@@ -118,6 +118,21 @@ def test_a_deep_copy_is_a_model_of_its_own(model: Any, siglip_directory: Any, he
     assert torch.equal(copied(**inputs_of(prompt)).logits, tiny.llava_onevision()(**inputs_of(prompt)).logits)
 
 
+def test_a_projector_that_is_replaced(model: Any, siglip_directory: Any) -> None:
+    another = tiny.llava_onevision(seed=5).model.multi_modal_projector
+    patched_later = tiny.llava_onevision()
+    patched_later.model.multi_modal_projector = another
+    options = {"siglip": siglip_directory, **tiny.HYPERPARAMETERS}
+    apply_fastvid(model, **options)
+    prompt = inputs_of(video_prompt(3))
+    before = model(**prompt).logits
+    model.model.multi_modal_projector = copy.deepcopy(another)
+    apply_fastvid(patched_later, **options)
+    found = model(**prompt).logits
+    assert not torch.equal(found, before)
+    assert torch.equal(found, patched_later(**prompt).logits)
+
+
 def test_the_state_dict_and_checkpoints_are_the_model_s_own(model: Any, siglip_directory: Any, tmp_path: Any) -> None:
     keys = list(model.state_dict())
     apply_fastvid(model, siglip=siglip_directory)
@@ -251,11 +266,13 @@ class TestRefusals:
             apply_fastvid(model, **({"siglip": siglip_directory} | options))
         assert everything_about(model) == before
 
-    def test_a_projector_that_was_replaced(self, model: Any, siglip_directory: Any) -> None:
+    def test_a_projector_whose_hooks_do_not_run(
+        self, model: Any, siglip_directory: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         apply_fastvid(model, siglip=siglip_directory)
-        model.model.multi_modal_projector = copy.deepcopy(model.model.multi_modal_projector)
-        model.model.multi_modal_projector._forward_pre_hooks.clear()
-        with pytest.raises(RuntimeError, match=r"did not run: if it was replaced, call .*remove"):
+        projector = type(model.model.multi_modal_projector)
+        monkeypatch.setattr(projector, "__call__", lambda self, patches: self.forward(patches))
+        with pytest.raises(RuntimeError, match="multi_modal_projector must be called as a module while get_video"):
             model(**inputs_of(video_prompt(3)))
 
     def test_an_unknown_hyperparameter(self, model: Any, siglip_directory: Any) -> None:

@@ -54,13 +54,18 @@ def loss_of(logits: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def check_step(loss: Tensor, model: Any, expected: Tensor, twin: Any, *reached: str) -> None:
-    """A step's loss, and the gradients of all weights, against those of an unpatched twin.
-
-    Weights whose names start with one of `reached` must have a gradient.
-    """
+    """A step's loss, and the gradients of all weights, against those of an unpatched twin; see `check_gradients`."""
     torch.testing.assert_close(loss, expected)
     loss.backward()
     expected.backward()
+    check_gradients(model, twin, *reached)
+
+
+def check_gradients(model: Any, twin: Any, *reached: str) -> None:
+    """The gradients of all weights against those of an unpatched twin.
+
+    Weights whose names start with one of `reached` must have a gradient.
+    """
     theirs = dict(twin.named_parameters())
     largest_of_all = max(one.grad.abs().max().item() for one in theirs.values() if one.grad is not None)
     found = set()
