@@ -15,6 +15,8 @@ MODELS = {
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
     "Qwen3VLForConditionalGeneration": "qwen3_vl",
     "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
+    "Qwen3_5ForConditionalGeneration": "qwen3_5",
+    "Qwen3_5MoeForConditionalGeneration": "qwen3_5",
 }
 """For each architecture, the module that has a class of the same name."""
 
@@ -36,9 +38,10 @@ def add_method() -> None:
     if not _add_name(MultiModalConfig):
         return
     for architecture, module in MODELS.items():
-        if architecture in MODELS_CONFIG_MAP:
-            raise RuntimeError(f"vLLM has its own configuration for {architecture}: this version is not supported")
-        MODELS_CONFIG_MAP[architecture] = CONFIGS[architecture]
+        config = CONFIGS[architecture]
+        if MODELS_CONFIG_MAP.get(architecture) is not config.upstream:
+            raise RuntimeError(f"vLLM configures {architecture} in another way: this version is not supported")
+        MODELS_CONFIG_MAP[architecture] = config
         ModelRegistry.register_model(architecture, f"fastvid_kernels.vllm.{module}:{architecture}")
     _refuse_others()
     if current_platform.is_cpu():

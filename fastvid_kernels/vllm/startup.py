@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from vllm.model_executor.models.config import VerifyAndUpdateConfig
+from vllm.model_executor.models.config import Qwen3_5ForConditionalGenerationConfig, VerifyAndUpdateConfig
 
 from fastvid_kernels.adapters import llava_onevision, qwen_vl
 from fastvid_kernels.adapters.scoring import scorer
@@ -43,13 +43,21 @@ def tokens_per_frame(vision: Any) -> int:
 
 
 class _Config(VerifyAndUpdateConfig):
-    """The hook that vLLM calls for an architecture after it has built its own configuration."""
+    """The hook that vLLM calls for an architecture after it has built its own configuration.
+
+    Attributes:
+        defaults: the published hyperparameters.
+        upstream: vLLM's own hook, which is called first.
+    """
 
     defaults: PruneConfig
+    upstream: type[VerifyAndUpdateConfig] | None = None
 
     @classmethod
     def verify_and_update_config(cls, vllm_config: Any) -> None:
         """Check the settings, and store them in the model's configuration, which every process gets."""
+        if cls.upstream is not None:
+            cls.upstream.verify_and_update_config(vllm_config)
         model_config = vllm_config.model_config
         rate = rate_of(model_config)
         if rate is None:
@@ -118,11 +126,19 @@ class QwenConfig(_Config):
             )
 
 
+class HybridQwenConfig(QwenConfig):
+    """vLLM has a hook of its own for Qwen3.5, whose layers with linear attention keep a state."""
+
+    upstream = Qwen3_5ForConditionalGenerationConfig
+
+
 CONFIGS = {
     "LlavaOnevisionForConditionalGeneration": LlavaOnevisionConfig,
     "Qwen2_5_VLForConditionalGeneration": QwenConfig,
     "Qwen3VLForConditionalGeneration": QwenConfig,
     "Qwen3VLMoeForConditionalGeneration": QwenConfig,
+    "Qwen3_5ForConditionalGeneration": HybridQwenConfig,
+    "Qwen3_5MoeForConditionalGeneration": HybridQwenConfig,
 }
 
 

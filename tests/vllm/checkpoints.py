@@ -57,6 +57,8 @@ def qwen(kind: str) -> Any:
     # transformers always normalizes experts' weights, vLLM only if the checkpoint says so, as published ones do.
     experts = {"norm_topk_prob": True} if "num_experts" in own.text else {}
     rope = QWEN_ROPE | ({"mrope_interleaved": True} if kind.startswith("qwen3") else {})
+    if kind.startswith("qwen3.5"):
+        rope |= {"partial_rotary_factor": 0.5, "mrope_section": [4, 2, 2]}
     tiny_qwen.KINDS[served_kind(kind)] = replace(
         own,
         text=own.text | QWEN_TEXT | experts | {"rope_parameters": rope},
@@ -115,7 +117,8 @@ def save_siglip(directory: Path, **vision: Any) -> Path:
 def save_qwen(model: Any, kind: str, directory: Path) -> Path:
     """Save a model with its processor."""
     model.save_pretrained(directory)
-    _transpose_experts(directory)
+    if kind == "qwen3-moe":
+        _transpose_experts(directory)
     named = {
         "<|vision_start|>": tiny_qwen.START,
         "<|vision_end|>": tiny_qwen.END,
@@ -134,8 +137,10 @@ def save_qwen(model: Any, kind: str, directory: Path) -> Path:
     }
     prefix = tiny_qwen.KINDS[kind].prefix
     video = transformers.Qwen3VLVideoProcessor if kind.startswith("qwen3") else transformers.Qwen2VLVideoProcessor
-    # A mixture of experts has its own config and model, but the processor of the model without experts.
-    processor = getattr(transformers, f"{prefix.removesuffix('Moe')}Processor")(
+    # A mixture of experts has its own config and model, but the processor of the model without experts; Qwen3.5 has
+    # Qwen3-VL's.
+    named_for = prefix.removesuffix("Moe").replace("Qwen3_5", "Qwen3VL")
+    processor = getattr(transformers, f"{named_for}Processor")(
         image_processor=transformers.Qwen2VLImageProcessor(**sizes),
         tokenizer=tokenizer(named),
         video_processor=video(**sizes),
@@ -151,7 +156,7 @@ def _rename(directory: Path, old: str, new: str) -> None:
 
 
 def _transpose_experts(directory: Path) -> None:
-    """Store experts as `[experts, in, out]`, as published checkpoints do; transformers 5 saves `[experts, out, in]`."""
+    """Store experts `[experts, in, out]`, as Qwen3-VL's checkpoints do; transformers 5 saves `[experts, out, in]`."""
     _rewrite(directory, lambda name, tensor: (name, tensor.mT.contiguous() if ".experts." in name else tensor))
 
 

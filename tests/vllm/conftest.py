@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.vllm import engine
+from tests.vllm import engine, recurrence
 from tests.vllm.family import Family
 
 if find_spec("vllm") is None:
@@ -19,14 +19,16 @@ os.environ |= engine.ENVIRONMENT
 
 
 @pytest.fixture(scope="module")
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
     """The family that the parameter names: "llava", or a kind of Qwen."""
     # Imported only here, since both load transformers.
     from tests.vllm.llava import Llava
     from tests.vllm.qwen import Qwen
 
     directory = tmp_path_factory.mktemp(request.param)
-    return Llava(directory) if request.param == "llava" else Qwen(request.param, directory)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        recurrence.stand_in(monkeypatch)
+        yield Llava(directory) if request.param == "llava" else Qwen(request.param, directory)
 
 
 @pytest.fixture(scope="module")

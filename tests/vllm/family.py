@@ -20,6 +20,7 @@ class Family(ABC):
     Attributes:
         hyperparameters: of pruning, as the oracle takes them.
         chunk: tokens in a chunk of prefill; a video takes more than three chunks.
+        has_state: whether some layers have a state, as linear attention does.
         model: the model in transformers.
         processor: its processor in transformers.
         checkpoint: directory of both.
@@ -27,6 +28,7 @@ class Family(ABC):
 
     hyperparameters: ClassVar[dict[str, Any]]
     chunk: ClassVar[int]
+    has_state = False
     model: Any
     processor: Any
     checkpoint: Path

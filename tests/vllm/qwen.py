@@ -44,6 +44,7 @@ class Qwen(Family):
     def __init__(self, kind: str, directory: Path) -> None:
         self.model = checkpoints.qwen(kind)
         self.kind = kind
+        self.has_state = kind.startswith("qwen3.5")
         self.name = checkpoints.served_kind(kind)
         self.checkpoint = checkpoints.save_qwen(self.model, kind, directory)
         self.processor = transformers.AutoProcessor.from_pretrained(self.checkpoint)

@@ -8,7 +8,7 @@ from tests.adapters.tiny_qwen import END, START, VIDEO, words
 from tests.vllm.engine import Engine, Request
 from tests.vllm.qwen import CLIP, Qwen, video
 
-pytestmark = pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "qwen3-moe"], indirect=True)
+pytestmark = pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "qwen3-moe", "qwen3.5"], indirect=True)
 
 
 def test_a_video_needs_text_behind_it(family: Qwen, served: Engine) -> None:

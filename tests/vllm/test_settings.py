@@ -15,7 +15,7 @@ from fastvid_kernels.vllm import register
 from tests.vllm import engine
 from tests.vllm.family import Family
 
-EVERY_FAMILY = pytest.mark.parametrize("family", ["llava", "qwen2.5", "qwen3"], indirect=True)
+EVERY_FAMILY = pytest.mark.parametrize("family", ["llava", "qwen2.5", "qwen3", "qwen3.5"], indirect=True)
 STRETCHED = {"text_config": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}}
 WITHOUT_PLUGIN = os.environ | {"VLLM_PLUGINS": ""}
 
@@ -75,6 +75,15 @@ def test_without_the_method_vllm_is_what_it_is_without_the_plug_in(family: Famil
     module, theirs = pickle.loads(answers.read_bytes())
     assert module.startswith("vllm.model_executor.models.")
     assert ours == theirs
+
+
+@pytest.mark.parametrize("family", ["qwen3.5"], indirect=True)
+def test_vllm_s_own_configuration_of_a_model_is_done(family: Family) -> None:
+    """vLLM's hook for Qwen3.5 reads from the checkpoint in what dtype states are kept."""
+    asked = {"hf_overrides": {"text_config": {"mamba_ssm_dtype": "bfloat16"}}}
+    with engine.running(family.checkpoint, **family.settings(), **asked) as running:
+        cache = running.llm.llm_engine.vllm_config.cache_config
+    assert cache.mamba_ssm_cache_dtype == "bfloat16"
 
 
 def test_without_the_plug_in_there_is_no_such_method() -> None:

@@ -11,11 +11,14 @@ import pickle
 import sys
 from pathlib import Path
 
-from tests.vllm import engine
+import pytest
+
+from tests.vllm import engine, recurrence
 
 
 def main() -> None:
     os.environ |= engine.ENVIRONMENT
+    recurrence.stand_in(pytest.MonkeyPatch())
     checkpoint, requests, answers = (Path(one) for one in sys.argv[1:])
     with engine.running(checkpoint) as plain:
         found = [plain.answer(one)[0] for one in pickle.loads(requests.read_bytes())]
