@@ -118,13 +118,30 @@ def _check_arguments(model: nn.Module, siglip: Any, attention: Any, config: Any,
 
 
 def _without_peft(model: nn.Module) -> nn.Module:
-    """The model in a `PeftModel` such as LoRA's; with learned prompts, which are more than its layers, it stays."""
-    wrapped = model
-    for name in ("base_model", "model"):
-        if type(wrapped).__module__.partition(".")[0] != "peft":
-            return model
-        wrapped = getattr(wrapped, name)
+    """The model in a `PeftModel`, if that has only replaced layers of it, as LoRA does.
+
+    Raises:
+        TypeError: it does more: it adds a learned prompt, runs the model twice, or counts tokens from the end of a row.
+    """
+    if not _is_of_peft(model, "PeftModel", "PeftMixedModel"):
+        return model
+    peft_model: Any = model
+    configs = peft_model.peft_config.values()
+    counts_tokens = any(getattr(one, "alora_invocation_tokens", None) is not None for one in configs)
+    kinds = {str(getattr(one.peft_type, "value", one.peft_type)) for one in configs}
+    if not _is_of_peft(peft_model.base_model) or "XLORA" in kinds or counts_tokens:
+        raise TypeError(
+            "model must be a PEFT model whose adapters only replace layers, as LoRA does, got "
+            f"{'LORA with alora_invocation_tokens' if counts_tokens else ', '.join(sorted(kinds))}"
+        )
+    wrapped: nn.Module = peft_model.base_model.model
     return wrapped
+
+
+def _is_of_peft(model: nn.Module, *names: str) -> bool:
+    """Whether a class of PEFT, of one of these names if any are given, is among a module's."""
+    classes = [cls for cls in type(model).__mro__ if cls.__module__.partition(".")[0] == "peft"]
+    return any(not names or cls.__name__ in names for cls in classes)
 
 
 def _adapter_of(model: nn.Module) -> ModuleType:

@@ -84,6 +84,7 @@ class PrunedDecoder:
 
     def __init__(self, language_model: nn.Module) -> None:
         self._language_model = language_model
+        self._rotary_embedding: Any = language_model.rotary_emb
         self._is_recurrent = "linear_attention" in (getattr(language_model.config, "layer_types", None) or ())
         # Asked once, here: torch.compile on torch 2.11 cannot trace the import that asking takes.
         self._cache_name = cache_name()
@@ -92,13 +93,36 @@ class PrunedDecoder:
         self._cache_will_hold: PrunedEntries | None = None
 
     def attach(self) -> list[RemovableHandle]:
-        """Register the hooks."""
-        rotary_embedding = self._language_model.get_submodule("rotary_emb")
+        """Register the hooks.
+
+        Raises:
+            RuntimeError: the language model was copied, with such hooks, from one that was patched.
+        """
+        for module in self._language_model.modules():
+            hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+            if any(isinstance(getattr(hook, "__self__", None), PrunedDecoder) for hook in hooks):
+                raise RuntimeError(
+                    f"{type(module).__name__} has the hooks of an earlier apply_fastvid, copied while the model was "
+                    "patched: call model.fastvid_handle.remove() before a part of the model is copied, as PEFT's "
+                    "modules_to_save does, and apply_fastvid afterwards"
+                )
         return [
             self._language_model.register_forward_pre_hook(self._before, with_kwargs=True),
             self._language_model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
-            rotary_embedding.register_forward_pre_hook(self._with_own_positions, with_kwargs=True),
+            self._rotary_embedding.register_forward_pre_hook(self._with_own_positions, with_kwargs=True),
         ]
+
+    def check_is_in_place(self, language_model: nn.Module) -> None:
+        """Raise unless the hooks are on what is now the model's language model.
+
+        Raises:
+            RuntimeError: they are not.
+        """
+        if language_model is not self._language_model or language_model.rotary_emb is not self._rotary_embedding:
+            raise RuntimeError(
+                "the language model, or its rotary embedding, was replaced after apply_fastvid: call "
+                "model.fastvid_handle.remove() and apply_fastvid again"
+            )
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._forget_call()

@@ -74,6 +74,19 @@ class FastVidHandle:
         self.remove()
 
 
+def check_is_own(owner: nn.Module, name: str) -> None:
+    """Raise unless a method is the module's own, so that the model calls what is set in its place.
+
+    Raises:
+        TypeError: the module is a wrapper, and the method that of a module inside.
+    """
+    if not hasattr(type(owner), name):
+        raise TypeError(
+            f"the model's parts must not be wrapped before apply_fastvid, got a {type(owner).__name__} whose {name} is "
+            "that of a module inside: call apply_fastvid first, or wrap the whole model with PEFT"
+        )
+
+
 def check_not_patched(model: nn.Module) -> None:
     """Raise if a model is already patched.
 

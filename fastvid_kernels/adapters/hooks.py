@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 class Recorder:
     """A forward hook that keeps a module's last input and output between `start` and `forget`.
 
-    It knows no module, so that whoever copies the module does not copy with it all that the hook serves.
+    It refers to no module: a copy of the module, which copies its hooks, must not copy the rest of the model too.
     """
 
     def __init__(self) -> None:
@@ -34,27 +34,36 @@ class Recorder:
 
 
 class ChildHook:
-    """A forward hook on whichever module is a parent's child of a given name when `follow` is called.
+    """A hook on whichever module a path leads to when `follow` is called.
 
     Args:
-        parent: the module that has the child.
-        name: the child's name.
-        hook: as for `nn.Module.register_forward_hook`.
+        parent: the module from which the path starts.
+        path: names of children, joined by dots.
+        hook: as for `nn.Module.register_forward_hook`; with `before`, as for `register_forward_pre_hook` with keywords.
+        before: whether the hook runs before the module.
     """
 
-    def __init__(self, parent: nn.Module, name: str, hook: Any) -> None:
-        self.name = name
+    def __init__(self, parent: nn.Module, path: str, hook: Any, *, before: bool = False) -> None:
+        self.path = path
         self._parent = parent
         self._hook = hook
+        self._before = before
         self._child: nn.Module | None = None
         self._handle: RemovableHandle | None = None
 
     def follow(self) -> None:
-        """Register the hook, or move it if the child has been replaced."""
-        child = getattr(self._parent, self.name)
-        if child is not self._child:
-            self.remove()
-            self._child, self._handle = child, child.register_forward_hook(self._hook)
+        """Register the hook, or move it if a module on the path has been replaced."""
+        child = self._parent
+        for name in self.path.split("."):
+            child = getattr(child, name)
+        if child is self._child:
+            return
+        self.remove()
+        self._child = child
+        if self._before:
+            self._handle = child.register_forward_pre_hook(self._hook, with_kwargs=True)
+        else:
+            self._handle = child.register_forward_hook(self._hook)
 
     def remove(self) -> None:
         """Remove the hook; a second call does nothing."""

@@ -116,9 +116,15 @@ class MarkedPooling:
     """`get_2dPool` that marks dropped tokens."""
 
     def __init__(
-        self, original: Callable[..., Tensor], record: ProjectorRecord, score: PatchScorer, pruner: VideoPruner
+        self,
+        original: Any,
+        record: ProjectorRecord,
+        score: PatchScorer,
+        pruner: VideoPruner,
+        decoder: PrunedDecoder,
     ) -> None:
         self._original = original
+        self._decoder = decoder
         self._record = record
         self._score = score
         self._pruner = pruner
@@ -127,6 +133,7 @@ class MarkedPooling:
         """Pool projected features `[F, P, D]` to `[F, N, D]`, with -inf where a token is dropped."""
         if stride != _STRIDE:
             raise ValueError(f"get_2dPool must pool with stride {_STRIDE} where video tokens are pruned, got {stride}")
+        self._decoder.check_is_in_place(self._original.__self__.get_model())
         video = self._score(self._record.patches_of(features), self._original(features, stride))
         return self._pruner([video])[0]
 
@@ -173,9 +180,10 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
     record = ProjectorRecord(model.get_model())
     score = PatchScorer(scorer(settings, tower.hidden_size), pool)
     pruner = VideoPruner.of(settings)
+    pruned = PrunedDecoder(model.get_model())
     changed = {
         "prepare_inputs_labels_for_multimodal": RecordedCall(model.prepare_inputs_labels_for_multimodal, record),
-        "get_2dPool": MarkedPooling(model.get_2dPool, record, score, pruner),
+        "get_2dPool": MarkedPooling(model.get_2dPool, record, score, pruner, pruned),
         "add_token_per_grid": MarkedNewlines(model.add_token_per_grid),
         "add_token_per_frame": MarkedNewlines(model.add_token_per_frame),
         "create_masks_for_generate": masks_for_pruned_decoder,
@@ -185,7 +193,7 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
         for name, value in changed.items():
             handle.set_attribute(model, name, value)
         handle.add_hooks(record.attach())
-        handle.add_hooks(PrunedDecoder(model.get_model()).attach())
+        handle.add_hooks(pruned.attach())
     return handle
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from fastvid_kernels.adapters.decoder import PrunedDecoder, has_sliding_window, masks_for_pruned_decoder
-from fastvid_kernels.adapters.handle import FastVidHandle
+from fastvid_kernels.adapters.handle import FastVidHandle, check_is_own
 from fastvid_kernels.adapters.pruner import InputCapture, VideoPruner
 from fastvid_kernels.adapters.scoring import PatchScorer, scorer
 from fastvid_kernels.adapters.settings import Settings
@@ -38,9 +38,16 @@ class MarkedVideoFeatures:
     """`get_video_features` that marks dropped tokens."""
 
     def __init__(
-        self, original: Any, capture: InputCapture, score: PatchScorer, pruner: VideoPruner, tokens_per_frame: int
+        self,
+        original: Any,
+        capture: InputCapture,
+        score: PatchScorer,
+        pruner: VideoPruner,
+        decoder: PrunedDecoder,
+        tokens_per_frame: int,
     ) -> None:
         self._original = original
+        self._decoder = decoder
         self._capture = capture
         self._score = score
         self._pruner = pruner
@@ -50,6 +57,7 @@ class MarkedVideoFeatures:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the model's own method returns, with dropped tokens marked."""
+        self._decoder.check_is_in_place(self._original.__self__.language_model)
         outputs, patches = self._capture.of(self._original, *args, **kwargs)
         if isinstance(outputs, tuple):
             raise ValueError(
@@ -78,6 +86,7 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
             no token would be kept.
         OSError: the SigLIP checkpoint could not be read.
     """
+    check_is_own(model.model, "get_video_features")
     vision = model.config.vision_config
     if not isinstance(model.config.vision_feature_layer, int):
         raise ValueError(
@@ -102,11 +111,13 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
     capture = InputCapture(model.model, "multi_modal_projector")
     score = PatchScorer(scorer(settings, vision.hidden_size), pool)
     pruner = VideoPruner.of(settings)
-    features = MarkedVideoFeatures(model.model.get_video_features, capture, score, pruner, tokens_per_frame)
+    pruned = PrunedDecoder(decoder)
+    original = model.model.get_video_features
+    features = MarkedVideoFeatures(original, capture, score, pruner, pruned, tokens_per_frame)
 
     with FastVidHandle.undone_on_error(model, settings.config) as handle:
         handle.set_attribute(model.model, "get_video_features", features)
         handle.set_attribute(model, "create_masks_for_generate", masks_for_pruned_decoder)
         handle.add_hooks(capture.attach())
-        handle.add_hooks(PrunedDecoder(decoder).attach())
+        handle.add_hooks(pruned.attach())
     return handle

@@ -156,11 +156,11 @@ def _features(video: Video) -> Tensor:
 
 
 class InputCapture:
-    """A hook that records the input of a parent's child during a call of `of`."""
+    """A hook that records the input of a module, found in `parent` by its path, while `of` runs."""
 
-    def __init__(self, parent: nn.Module, name: str) -> None:
+    def __init__(self, parent: nn.Module, path: str) -> None:
         self._record = Recorder()
-        self._hook = ChildHook(parent, name, self._record)
+        self._hook = ChildHook(parent, path, self._record)
 
     def attach(self) -> list[ChildHook]:
         """Register the hook."""
@@ -168,7 +168,7 @@ class InputCapture:
         return [self._hook]
 
     def of(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
-        """Call `run`; return its result, and the last input that the child got meanwhile."""
+        """Call `run`; return its result, and the last input that the module got meanwhile."""
         self._hook.follow()
         self._record.start()
         try:
@@ -180,7 +180,7 @@ class InputCapture:
     def _taken(self) -> Tensor:
         if self._record.input is None:
             raise RuntimeError(
-                f"{self._hook.name} must be called as a module while get_video_features of the model runs, because "
+                f"{self._hook.path} must be called as a module while get_video_features of the model runs, because "
                 "its input is what ranks the tokens, and it was not"
             )
         return self._record.input

@@ -3,7 +3,7 @@
 Changes to the instance, all undone by `FastVidHandle.remove`:
 
 - `model.model.get_video_features` marks the dropped tokens; placeholders and their number do not change;
-- two hooks on the last block of `visual` score the tokens;
+- two hooks on the last block of `visual`, or on what replaces it later, score the tokens;
 - the hooks of `PrunedDecoder` are registered on the language model;
 - `model.create_masks_for_generate` leaves masks of static caches to the decoder: its hooks know what the cache holds.
 
@@ -24,11 +24,11 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from fastvid_kernels.adapters.decoder import PrunedDecoder, has_sliding_window, masks_for_pruned_decoder
-from fastvid_kernels.adapters.handle import FastVidHandle
+from fastvid_kernels.adapters.handle import FastVidHandle, check_is_own
 from fastvid_kernels.adapters.pruner import Video, VideoPruner
 from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.adapters.stopwatch import part_of_pruning
-from fastvid_kernels.adapters.tower import Grid, TowerAttention
+from fastvid_kernels.adapters.tower import BlockScorer, Grid, TowerAttention
 from fastvid_kernels.adapters.versions import check_transformers as check_version
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, TOWER_ATTENTION
@@ -104,7 +104,7 @@ class TokenScorer:
         self.of_tower = (
             None
             if score is None
-            else TowerAttention(tower.blocks[-1].attn, score, patches_per_token=tower.spatial_merge_size**2)
+            else TowerAttention(tower, BlockScorer(score, patches_per_token=tower.spatial_merge_size**2))
         )
 
     def __call__(self, run: Callable[..., Any], grids: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, list[Video]]:
@@ -146,8 +146,11 @@ class TokenScorer:
 class MarkedVideoFeatures:
     """`get_video_features` that marks dropped tokens."""
 
-    def __init__(self, original: Any, family: Family, score: TokenScorer, pruner: VideoPruner) -> None:
+    def __init__(
+        self, original: Any, family: Family, score: TokenScorer, pruner: VideoPruner, decoder: PrunedDecoder
+    ) -> None:
         self._original = original
+        self._decoder = decoder
         self._family = family
         self._score = score
         self._pruner = pruner
@@ -161,6 +164,7 @@ class MarkedVideoFeatures:
         grids = self.__signature__.bind(*args, **kwargs).arguments.get(self._family.grids)
         if grids is None:
             return self._original(*args, **kwargs)
+        self._decoder.check_is_in_place(self._original.__self__.language_model)
         outputs, videos = self._score(self._original, grids, *args, **kwargs)
         outputs.pooler_output = tuple(one.flatten(0, 1) for one in self._pruner(videos))
         return outputs
@@ -178,19 +182,21 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
 
     Source: the published FastVID for Qwen2.5-VL, without its hyperparameter `ignore`; SPEC section 8.
     """
+    check_is_own(model.model, "get_video_features")
     family = next(MODELS[cls.__name__] for cls in type(model).__mro__ if cls.__name__ in MODELS)
     tower, decoder = model.model.visual, model.model.language_model
     _check_supported(model, settings)
     score = TokenScorer(_attention(settings), family, tower)
     pruner = VideoPruner.of(settings)
-    features = MarkedVideoFeatures(model.model.get_video_features, family, score, pruner)
+    pruned = PrunedDecoder(decoder)
+    features = MarkedVideoFeatures(model.model.get_video_features, family, score, pruner, pruned)
 
     with FastVidHandle.undone_on_error(model, settings.config) as handle:
         handle.set_attribute(model.model, "get_video_features", features)
         handle.set_attribute(model, "create_masks_for_generate", masks_for_pruned_decoder)
         if score.of_tower is not None:
             handle.add_hooks(score.of_tower.attach())
-        handle.add_hooks(PrunedDecoder(decoder).attach())
+        handle.add_hooks(pruned.attach())
     return handle
 
 

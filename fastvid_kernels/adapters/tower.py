@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from fastvid_kernels.adapters.hooks import ChildHook
 from fastvid_kernels.adapters.stopwatch import part_of_pruning
@@ -17,64 +16,87 @@ Grid = tuple[int, int, int]
 """Number of frames, and of rows and columns of patches in a frame."""
 
 
-class TowerAttention:
-    """Two hooks on a tower's last block that score the tokens of a call without storing queries or keys.
+class BlockScorer:
+    """What the hooks on a block's attention do: they score tokens without storing queries or keys.
+
+    The attention has `num_heads` and a `qkv` projection, and is called with `position_embeddings`. Like `Recorder`, a
+    scorer refers to no module.
 
     Args:
-        attention: the block's attention, with `num_heads` and a `qkv` projection, called with `position_embeddings`.
         score: computes attention from queries and keys after their rotary embedding.
         patches_per_token: number of patches merged into one token; they are adjacent in the tower's order.
+
+    Attributes:
+        grids: of the videos in the call that is scored; if there are none, the hooks do nothing.
+        scores: of the videos, once the projection has run.
     """
 
-    def __init__(self, attention: Any, score: TowerScore, patches_per_token: int) -> None:
-        self._attention = attention
-        self._projection_hook = ChildHook(attention, "qkv", self._score_videos)
+    def __init__(self, score: TowerScore, patches_per_token: int) -> None:
         self._score = score
         self._patches_per_token = patches_per_token
-        self._grids: Sequence[Grid] = ()
+        self._heads = 0
         self._angles: tuple[Tensor, Tensor] | None = None
-        self._scores: list[Tensor] = []
+        self.grids: Sequence[Grid] = ()
+        self.scores: list[Tensor] = []
 
-    def attach(self) -> list[RemovableHandle | ChildHook]:
-        """Register the hooks."""
-        self._projection_hook.follow()
-        return [
-            self._attention.register_forward_pre_hook(self._keep_angles, with_kwargs=True),
-            self._projection_hook,
-        ]
+    def forget(self) -> None:
+        """Drop what belongs to a call."""
+        self.grids, self.scores, self._angles = (), [], None
+
+    def before_attention(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Hook before the attention: keep the angles of the rotary embedding."""
+        if self.grids:
+            self._angles = kwargs["position_embeddings"]
+            self._heads = module.num_heads
+
+    def after_projection(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Hook after the projection: score the videos."""
+        if not self.grids:
+            return
+        assert self._angles is not None, "the block's attention embeds positions"
+        with part_of_pruning(output.device), torch.no_grad():
+            patches = [frames * rows * columns for frames, rows, columns in self.grids]
+            parts = (one.split(patches) for one in (output, *self._angles))
+            self.scores = [self._video(*one) for one in zip(self.grids, *parts, strict=True)]
+
+    def _video(self, grid: Grid, projected: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        frames = grid[0]
+        qkv = projected.view(frames, -1, 3, self._heads, cos.shape[-1])
+        cos, sin = (angles.view(frames, -1, angles.shape[-1]) for angles in (cos, sin))
+        queries, keys = (rotated(qkv[:, :, number], cos, sin) for number in (0, 1))
+        return self._score(queries, keys, self._patches_per_token)
+
+
+class TowerAttention:
+    """Hooks on the attention of a tower's last block, or on what replaces it later."""
+
+    def __init__(self, tower: Any, scorer: BlockScorer) -> None:
+        attention = f"blocks.{len(tower.blocks) - 1}.attn"
+        self._scorer = scorer
+        self._hooks = (
+            ChildHook(tower, attention, scorer.before_attention, before=True),
+            ChildHook(tower, f"{attention}.qkv", scorer.after_projection),
+        )
+
+    def attach(self) -> tuple[ChildHook, ...]:
+        """Register the hooks, or move them to modules that have replaced others."""
+        for hook in self._hooks:
+            hook.follow()
+        return self._hooks
 
     def of(self, run: Callable[..., Any], grids: Sequence[Grid], *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor]]:
         """Call `run`; return its result, and the attention of each video, float32 `[F, N]`, in the tower's order."""
-        self._projection_hook.follow()
-        self._grids, self._scores = grids, []
+        self.attach()
+        self._scorer.grids = grids
         try:
             result = run(*args, **kwargs)
-            if len(self._scores) != len(grids):
+            scores = self._scorer.scores
+            if len(scores) != len(grids):
                 raise RuntimeError(
                     "the vision tower's last block must run as a module of its own where video tokens are pruned: "
                     "compile the whole model, not its tower; after replacing the tower, call "
                     "model.fastvid_handle.remove() and apply_fastvid again"
                 )
-            return result, self._scores
+            return result, scores
         finally:
-            self._grids, self._angles, self._scores = (), None, []
-
-    def _keep_angles(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._grids:
-            self._angles = kwargs["position_embeddings"]
-
-    def _score_videos(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if not self._grids:
-            return
-        assert self._angles is not None, "the block's attention embeds positions"
-        with part_of_pruning(output.device), torch.no_grad():
-            patches = [frames * rows * columns for frames, rows, columns in self._grids]
-            parts = (one.split(patches) for one in (output, *self._angles))
-            self._scores = [self._video(*one) for one in zip(self._grids, *parts, strict=True)]
-
-    def _video(self, grid: Grid, projected: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        frames = grid[0]
-        qkv = projected.view(frames, -1, 3, self._attention.num_heads, cos.shape[-1])
-        cos, sin = (angles.view(frames, -1, angles.shape[-1]) for angles in (cos, sin))
-        queries, keys = (rotated(qkv[:, :, number], cos, sin) for number in (0, 1))
-        return self._score(queries, keys, self._patches_per_token)
+            self._scorer.forget()

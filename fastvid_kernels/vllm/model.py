@@ -9,14 +9,14 @@ from torch import Tensor
 
 from fastvid_kernels.adapters.pruner import Video
 from fastvid_kernels.adapters.qwen_vl import DEFAULT_ATTENTION
-from fastvid_kernels.adapters.tower import Grid
+from fastvid_kernels.adapters.tower import Grid, TowerAttention
 from fastvid_kernels.api import Pruned
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, TOWER_ATTENTION
 from fastvid_kernels.vllm.placement import Item, delta, place, prompt_positions
 from fastvid_kernels.vllm.pruning import ServedPruner
 from fastvid_kernels.vllm.settings import Serving
 from fastvid_kernels.vllm.startup import serving_of
-from fastvid_kernels.vllm.towers import ServedTowerAttention
+from fastvid_kernels.vllm.towers import ServedBlockScorer
 
 
 class PrunedModel:
@@ -88,14 +88,12 @@ class PrunedQwen(PrunedModel):
         assert self.serving is not None
         name = self.serving.attention or DEFAULT_ATTENTION
         self.of_tokens = ATTENTION_SUBSTITUTES.get(name)
-        self.of_tower: ServedTowerAttention | None = None
+        self.of_tower: TowerAttention | None = None
         if self.of_tokens is None:
             from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
 
-            attention = self.visual.blocks[-1].attn
-            self.of_tower = ServedTowerAttention(
-                attention,
-                attention.num_attention_heads_per_partition,
+            scorer = ServedBlockScorer(
+                self.visual.blocks[-1].attn.num_attention_heads_per_partition,
                 TOWER_ATTENTION[name],
                 self.visual.spatial_merge_size**2,
                 **(
@@ -104,6 +102,7 @@ class PrunedQwen(PrunedModel):
                     else {}
                 ),
             )
+            self.of_tower = TowerAttention(self.visual, scorer)
             self.of_tower.attach()
 
     def in_rows(self, scores: Tensor, grid: Grid) -> Tensor:

@@ -20,6 +20,7 @@ peft = pytest.importorskip("peft")
 
 FIRST, LAST = "before", "after"
 """When the model is patched: before PEFT wraps it, or after."""
+REPLACED = r"language model.*was replaced after apply_fastvid"
 
 
 @pytest.fixture(autouse=True)
@@ -153,9 +154,93 @@ def test_a_copy_of_the_projector_is_no_copy_of_the_model(siglip_directory: Any) 
     assert not {id(one) for one in model.model.language_model.parameters()} & copied.keys()
 
 
-def test_learned_prompts_are_refused() -> None:
-    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, token_dim=48, num_attention_heads=6)
-    config.num_layers = config.num_transformer_submodules = 1
-    model = peft.get_peft_model(tiny.llava_onevision(), config)
-    with pytest.raises(TypeError, match=r"not a wrapper around one, got PeftModelForCausalLM"):
+def test_a_copy_of_the_projection_is_no_copy_of_the_tower() -> None:
+    model = tiny_qwen.model("qwen2.5")
+    apply_fastvid(model)
+    copied: dict[int, Any] = {}
+    projection = model.model.visual.blocks[-1].attn.qkv
+    copy.deepcopy(projection, copied)
+    others = {id(one) for one in model.parameters()} - {id(one) for one in projection.parameters()}
+    assert not others & copied.keys()
+
+
+@torch.no_grad()
+def test_the_adapter_of_a_tower_is_switched_off_and_on() -> None:
+    kind, options = "qwen2.5", tiny_qwen.HYPERPARAMETERS
+    model = patched(lambda: tiny_qwen.model(kind), LAST, "q_proj", saved="visual", **options)
+    model.base_model.model.model.visual.modules_to_save["default"].blocks[-1].attn.qkv.weight.neg_()
+    inputs = tiny_qwen.inputs_of(tiny_qwen.prompt(kind, tiny_qwen.words(3, 5), tiny_qwen.film(3)))
+    on = model(**inputs).logits
+    plain = tiny_qwen.model(kind)
+    apply_fastvid(plain, **options)
+    with model.disable_adapter():
+        assert torch.equal(model(**inputs).logits, plain(**inputs).logits)
+    assert torch.equal(model(**inputs).logits, on)
+    assert not torch.equal(on, plain(**inputs).logits)
+
+
+@torch.no_grad()
+def test_a_language_model_that_is_trained_whole(siglip_directory: Any, head: Any) -> None:
+    """The hooks stay where they were; where another copy of the language model runs, the call is refused."""
+    options = {"siglip": siglip_directory, **tiny.HYPERPARAMETERS}
+    model = patched(tiny.llava_onevision, LAST, "q_proj", saved="language_model", **options)
+    twin = wrapped(tiny.llava_onevision(), "q_proj", saved="language_model")
+    prompt = video_prompt(3)
+    inputs = test_onevision_prefill.inputs_of(prompt)
+    embeds, positions = independent.embedded(twin.base_model.model, head, prompt, tiny.HYPERPARAMETERS)
+    expected = independent.decoded(twin.base_model.model, embeds, positions)
+    torch.testing.assert_close(model(**inputs).logits[0, positions], expected, rtol=0, atol=1e-4)
+    with model.disable_adapter(), pytest.raises(RuntimeError, match=REPLACED):
+        model(**inputs)
+    merged = model.merge_and_unload()
+    with pytest.raises(RuntimeError, match=REPLACED):
+        merged(**inputs)
+    merged.fastvid_handle.remove()
+    apply_fastvid(merged, **options)
+    torch.testing.assert_close(merged(**inputs).logits[0, positions], expected, rtol=0, atol=1e-4)
+
+
+def test_hooks_that_peft_has_copied(siglip_directory: Any) -> None:
+    """Hooks that are in the copy for good would prune beside those of the next patch."""
+    model = patched(tiny.llava_onevision, FIRST, "q_proj", saved="language_model", siglip=siglip_directory)
+    inputs = test_onevision_prefill.inputs_of(video_prompt(3))
+    with pytest.raises(RuntimeError, match=REPLACED):
+        model(**inputs)
+    model.fastvid_handle.remove()
+    with pytest.raises(RuntimeError, match="has the hooks of an earlier apply_fastvid"):
+        apply_fastvid(model, siglip=siglip_directory)
+    assert not hasattr(model, "fastvid_handle")
+
+
+def test_a_class_of_the_user_s_own(siglip_directory: Any) -> None:
+    class Mine(peft.PeftModel):
+        pass
+
+    model = Mine(tiny.llava_onevision(), peft.LoraConfig(target_modules=["q_proj"]))
+    assert apply_fastvid(model, siglip=siglip_directory).model is model.base_model.model
+
+
+@pytest.mark.parametrize("wrap", ["PEFT", "torch.compile"])
+@pytest.mark.parametrize("kind", ["llava", "qwen2.5"])
+def test_a_model_whose_inner_model_is_wrapped(wrap: str, kind: str) -> None:
+    """The inner model calls its own methods, not what is set on a wrapper around it."""
+    model = tiny.llava_onevision() if kind == "llava" else tiny_qwen.model(kind)
+    model.model = wrapped(model.model, "q_proj") if wrap == "PEFT" else torch.compile(model.model)
+    with pytest.raises(TypeError, match=r"must not be wrapped before apply_fastvid.* get_video_features is that of"):
+        apply_fastvid(model, **({"attention": "uniform"} if kind == "llava" else {}))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_virtual_tokens": 3, "token_dim": 48, "num_attention_heads": 6, "num_layers": 1}, "PROMPT_TUNING"),
+        ({"target_modules": ["q_proj"], "alora_invocation_tokens": [5]}, "LORA with alora_invocation_tokens"),
+    ],
+)
+def test_peft_that_does_more_than_replace_layers(config: dict[str, Any], message: str) -> None:
+    kind = peft.LoraConfig if "target_modules" in config else peft.PromptTuningConfig
+    made = kind(task_type="CAUSAL_LM", **config)
+    made.num_transformer_submodules = 1
+    model = peft.get_peft_model(tiny.llava_onevision(), made)
+    with pytest.raises(TypeError, match=f"adapters only replace layers, as LoRA does, got {message}"):
         apply_fastvid(model)
