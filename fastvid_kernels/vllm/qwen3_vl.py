@@ -35,6 +35,11 @@ class Qwen3VLForConditionalGeneration(PrunedQwen, upstream.Qwen3VLForConditional
         # The DeepStack features of the first layers are further channels beside the tokens.
         if self.prepare_pruning(vllm_config, self.visual_dim + self.multiscale_dim, ids):
             self.prepare_tower()
+            # The text between frames is embedded with its video, where vLLM does not know which adapter a request has:
+            # vLLM then refuses LoRA adapters that change the embedding.
+            others = dict(getattr(self.language_model, "embedding_modules", {}))
+            others.pop("embed_tokens", None)
+            self.language_model.embedding_modules = others
 
     def items(self, features: Sequence[Any]) -> list[Item]:
         """See `PrunedModel`."""

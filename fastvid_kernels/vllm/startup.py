@@ -151,6 +151,11 @@ def _check_engine(vllm_config: Any) -> None:
             f"--pipeline-parallel-size must be 1 with {METHOD}, got {stages}: later stages do not get the positions of "
             "the kept tokens"
         )
+    if vllm_config.lora_config is not None and vllm_config.lora_config.enable_tower_connector_lora:
+        raise ValueError(
+            f"--enable-tower-connector-lora must be off with {METHOD}: vLLM counts a tower's tokens by a prompt's "
+            "placeholders, which are fewer where videos are pruned"
+        )
     if vllm_config.model_config.multimodal_config.enable_mm_embeds:
         raise ValueError(f"--enable-mm-embeds must be off with {METHOD}: embeddings alone cannot be scored")
 

@@ -83,14 +83,17 @@ class Engine:
         """vLLM's model, which runs in this process."""
         return self.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.get_model()
 
-    def answer(self, *requests: Request, new: int = NEW) -> list[Answer]:
-        """Answer all requests at once."""
+    def answer(self, *requests: Request, new: int = NEW, adapters: Sequence[Path] = ()) -> list[Answer]:
+        """Answer all requests at once, each with the LoRA adapter in a directory, if any are given."""
         from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
 
+        numbers = {one: number for number, one in enumerate(sorted(set(adapters)), 1)}
         outputs = self.llm.generate(
             [one.for_vllm() for one in requests],
             SamplingParams(max_tokens=new, temperature=0, logprobs=5, ignore_eos=True),
             use_tqdm=False,
+            lora_request=[LoRARequest(one.name, numbers[one], str(one)) for one in adapters] or None,
         )
         return [
             Answer(
