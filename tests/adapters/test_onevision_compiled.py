@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastvid_kernels.adapters import apply_fastvid
+from fastvid_kernels.adapters import apply_fastvid, versions
 from tests.adapters import tiny
 from tests.adapters.test_onevision_prefill import inputs_of, video_prompt
 
@@ -46,3 +46,12 @@ def test_decoding_is_one_graph(model: Any, cache: str) -> None:
             call(**inputs, past_key_values=one).logits for call, one in zip((model, compiled), caches, strict=True)
         ]
         torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
+
+
+def test_calls_do_not_ask_for_a_version(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile on torch 2.11, which needs a machine with CUDA, cannot trace the import that asking takes."""
+    monkeypatch.setattr(versions, "_installed", lambda: pytest.fail("a call asked for transformers' version"))
+    cache = CACHES["dynamic"](model)
+    prompt = video_prompt(3)
+    model(**inputs_of(prompt), past_key_values=cache)
+    model(input_ids=torch.tensor([[5]]), position_ids=torch.tensor([[len(prompt.ids)]]), past_key_values=cache)

@@ -82,9 +82,10 @@ def test_one_part_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (status, [one["part"] for one in outcomes]) == (0, ["good"])
 
 
-def test_all_parts_fit_into_nine_minutes() -> None:
+def test_all_parts_fit_into_ten_minutes() -> None:
     for dry_run in (True, False):
-        assert sum(part.limit_seconds for part in whole.parts(Path("out"), dry_run)) <= 9 * 60
+        # Half a minute is left for what is done between parts.
+        assert sum(part.limit_seconds for part in whole.parts(Path("out"), dry_run)) <= 9.5 * 60
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a CUDA device")
