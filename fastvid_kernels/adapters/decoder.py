@@ -83,7 +83,7 @@ class PrunedDecoder:
     """The hooks of one language model, and the state they share during a call."""
 
     def __init__(self, language_model: nn.Module) -> None:
-        self._language_model = language_model
+        self._language_model = self._wrapper = language_model
         self._rotary_embedding: Any = language_model.rotary_emb
         self._is_recurrent = "linear_attention" in (getattr(language_model.config, "layer_types", None) or ())
         # Asked once, here: torch.compile on torch 2.11 cannot trace the import that asking takes.
@@ -113,12 +113,17 @@ class PrunedDecoder:
         ]
 
     def check_is_in_place(self, language_model: nn.Module) -> None:
-        """Raise unless the hooks are on what is now the model's language model.
+        """Raise unless the hooks are on what is now the model's language model, or is in a wrapper around it.
 
         Raises:
             RuntimeError: they are not.
         """
-        if language_model is not self._language_model or language_model.rotary_emb is not self._rotary_embedding:
+        if language_model is not self._wrapper:
+            # PEFT's `modules_to_save` keeps the module that it wraps, but runs a copy.
+            runs_a_copy = type(language_model).__name__ == "ModulesToSaveWrapper"
+            if not runs_a_copy and any(one is self._language_model for one in language_model.modules()):
+                self._wrapper = language_model
+        if language_model is not self._wrapper or self._language_model.rotary_emb is not self._rotary_embedding:
             raise RuntimeError(
                 "the language model, or its rotary embedding, was replaced after apply_fastvid: call "
                 "model.fastvid_handle.remove() and apply_fastvid again"

@@ -200,6 +200,24 @@ def test_a_language_model_that_is_trained_whole(siglip_directory: Any, head: Any
     torch.testing.assert_close(merged(**inputs).logits[0, positions], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("wrap", ["PEFT", "torch.compile"])
+@torch.no_grad()
+def test_a_language_model_that_is_wrapped_later(wrap: str, siglip_directory: Any, head: Any) -> None:
+    model, twin = tiny.llava_onevision(), tiny.llava_onevision()
+    apply_fastvid(model, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
+    language_model = model.model.language_model
+    if wrap == "PEFT":
+        model.model.language_model = wrapped(language_model, "q_proj")
+        twin.model.language_model = wrapped(twin.model.language_model, "q_proj")
+    else:
+        torch.compiler.reset()
+        model.model.language_model = torch.compile(language_model, backend="eager")
+    prompt = video_prompt(3)
+    embeds, positions = independent.embedded(twin, head, prompt, tiny.HYPERPARAMETERS)
+    found = model(**test_onevision_prefill.inputs_of(prompt)).logits[0, positions]
+    torch.testing.assert_close(found, independent.decoded(twin, embeds, positions), rtol=0, atol=1e-4)
+
+
 def test_hooks_that_peft_has_copied(siglip_directory: Any) -> None:
     """Hooks that are in the copy for good would prune beside those of the next patch."""
     model = patched(tiny.llava_onevision, FIRST, "q_proj", saved="language_model", siglip=siglip_directory)
