@@ -7,7 +7,7 @@ registers: `--dry-run` compiles for one, without having it, and writes what each
 its result agrees with that of the shipped tiles. Some change how sums are rounded, and so choices between near equals.
 
 Variants are compiled beforehand, in parallel. Then a CUDA graph of whole calls is replayed with each, in turn with the
-shipped tiles, and at last with the fastest variant of each stage together. It takes about two minutes.
+shipped tiles, and at last with the fastest variant of each stage together.
 """
 
 from __future__ import annotations

@@ -70,3 +70,45 @@ class ChildHook:
         if self._handle is not None:
             self._handle.remove()
         self._child = self._handle = None
+
+
+class ModuleRecord:
+    """The last input and output of whichever module a path leads to, between `start` and `forget`.
+
+    Args:
+        parent: the module from which the path starts.
+        path: names of children, joined by dots.
+    """
+
+    def __init__(self, parent: nn.Module, path: str) -> None:
+        self._recorder = Recorder()
+        self._hook = ChildHook(parent, path, self._recorder)
+
+    @property
+    def path(self) -> str:
+        """The path to the module."""
+        return self._hook.path
+
+    @property
+    def input(self) -> Tensor | None:
+        """The input, if the module ran."""
+        return self._recorder.input
+
+    @property
+    def output(self) -> Tensor | None:
+        """The output, if the module ran."""
+        return self._recorder.output
+
+    def attach(self) -> tuple[ChildHook, ...]:
+        """Register the hook."""
+        self._hook.follow()
+        return (self._hook,)
+
+    def start(self) -> None:
+        """Start recording."""
+        self._hook.follow()
+        self._recorder.start()
+
+    def forget(self) -> None:
+        """Stop recording, and drop what was recorded."""
+        self._recorder.forget()

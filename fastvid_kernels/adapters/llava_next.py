@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fastvid_kernels.adapters.decoder import PrunedDecoder, masks_for_pruned_decoder
 from fastvid_kernels.adapters.handle import FastVidHandle
-from fastvid_kernels.adapters.hooks import ChildHook, Recorder
+from fastvid_kernels.adapters.hooks import ModuleRecord
 from fastvid_kernels.adapters.pruner import VideoPruner
 from fastvid_kernels.adapters.scoring import PatchScorer, scorer
 from fastvid_kernels.adapters.settings import Settings
@@ -52,26 +52,11 @@ def check_version() -> None:
     )
 
 
-class ProjectorRecord:
-    """A hook on `mm_projector` that records its input patches and output features while a `RecordedCall` runs."""
+class ProjectorRecord(ModuleRecord):
+    """Records input patches and output features of `mm_projector` while a `RecordedCall` runs."""
 
     def __init__(self, parent: nn.Module) -> None:
-        self._record = Recorder()
-        self._hook = ChildHook(parent, "mm_projector", self._record)
-
-    def attach(self) -> list[ChildHook]:
-        """Register the hook."""
-        self._hook.follow()
-        return [self._hook]
-
-    def start(self) -> None:
-        """Start recording."""
-        self._hook.follow()
-        self._record.start()
-
-    def forget(self) -> None:
-        """Stop recording, and drop what was recorded."""
-        self._record.forget()
+        super().__init__(parent, "mm_projector")
 
     def patches_of(self, features: Tensor) -> Tensor:
         """The patches `[F, P, H]` that were projected to some frames' features `[F, P, D]`.
@@ -79,7 +64,7 @@ class ProjectorRecord:
         llava projects the frames of all videos and images at once and then splits the result. The storage offset of a
         split therefore tells which frames it holds.
         """
-        patches, whole = self._record.input, self._record.output
+        patches, whole = self.input, self.output
         if patches is None or whole is None or not _share_memory(features, whole):
             raise RuntimeError(
                 "get_2dPool of the model must be called by prepare_inputs_labels_for_multimodal, on the output of "

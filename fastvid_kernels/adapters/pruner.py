@@ -8,10 +8,10 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastvid_kernels.adapters.decoder import mark_dropped
-from fastvid_kernels.adapters.hooks import ChildHook, Recorder
+from fastvid_kernels.adapters.hooks import ModuleRecord
 from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.adapters.stopwatch import part_of_pruning
 from fastvid_kernels.adapters.tally import count_videos
@@ -155,32 +155,19 @@ def _features(video: Video) -> Tensor:
     return video.features
 
 
-class InputCapture:
-    """A hook that records the input of a module, found in `parent` by its path, while `of` runs."""
-
-    def __init__(self, parent: nn.Module, path: str) -> None:
-        self._record = Recorder()
-        self._hook = ChildHook(parent, path, self._record)
-
-    def attach(self) -> list[ChildHook]:
-        """Register the hook."""
-        self._hook.follow()
-        return [self._hook]
+class InputCapture(ModuleRecord):
+    """Records the input of a module while `of` runs."""
 
     def of(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         """Call `run`; return its result, and the last input that the module got meanwhile."""
-        self._hook.follow()
-        self._record.start()
+        self.start()
         try:
             result = run(*args, **kwargs)
-            return result, self._taken()
+            if self.input is None:
+                raise RuntimeError(
+                    f"{self.path} must be called as a module while get_video_features of the model runs, because its "
+                    "input is what ranks the tokens, and it was not"
+                )
+            return result, self.input
         finally:
-            self._record.forget()
-
-    def _taken(self) -> Tensor:
-        if self._record.input is None:
-            raise RuntimeError(
-                f"{self._hook.path} must be called as a module while get_video_features of the model runs, because "
-                "its input is what ranks the tokens, and it was not"
-            )
-        return self._record.input
+            self.forget()

@@ -52,7 +52,7 @@ def test_remove_leaves_nothing(model: Any, siglip_directory: Any) -> None:
 def test_nothing_of_a_video_is_kept_after_a_call(model: Any, siglip_directory: Any) -> None:
     apply_fastvid(model, siglip=siglip_directory)
     model(**inputs_of(video_prompt(3)))
-    record = model.get_2dPool._record._record
+    record = model.get_2dPool._record
     assert record.input is None
     assert record.output is None
 

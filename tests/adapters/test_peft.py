@@ -262,3 +262,11 @@ def test_peft_that_does_more_than_replace_layers(config: dict[str, Any], message
     model = peft.get_peft_model(tiny.llava_onevision(), made)
     with pytest.raises(TypeError, match=f"adapters only replace layers, as LoRA does, got {message}"):
         apply_fastvid(model)
+
+
+def test_x_lora_is_refused() -> None:
+    """Its name is what tells; a whole one takes adapters on a disk."""
+    model = wrapped(tiny.llava_onevision(), "q_proj")
+    model.peft_config["default"].peft_type = peft.PeftType.XLORA
+    with pytest.raises(TypeError, match="adapters only replace layers, as LoRA does, got XLORA"):
+        apply_fastvid(model)

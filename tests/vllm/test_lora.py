@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from tests.vllm import engine
-from tests.vllm.engine import Engine
 from tests.vllm.qwen import Qwen
 
 peft = pytest.importorskip("peft")
@@ -49,15 +48,11 @@ def test_requests_with_adapters_and_without(family: Qwen, tmp_path: Path) -> Non
 def test_an_adapter_of_the_embedding_is_refused(family: Qwen, tmp_path: Path) -> None:
     adapter(family.model, r".*language_model\.embed_tokens", tmp_path)
     request = family.requests()["video"]
-
-    def ask(running: Engine) -> None:
-        running.answer(request, adapters=[tmp_path])
-
     with (
         engine.running(family.checkpoint, **family.settings(), **LORA) as running,
         pytest.raises(Exception, match="embed_tokens"),
     ):
-        ask(running)
+        running.answer(request, adapters=[tmp_path])
 
 
 @pytest.mark.parametrize("family", ["qwen2.5"], indirect=True)
