@@ -77,6 +77,7 @@ MODELS = {
     "Qwen3_5ForConditionalGeneration": Family(),
     "Qwen3_5MoeForConditionalGeneration": Family(),
     "Glm4vForConditionalGeneration": Family(),
+    "Glm4vMoeForConditionalGeneration": Family(),
     "Glm46VForConditionalGeneration": Family(),
 }
 

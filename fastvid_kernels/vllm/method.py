@@ -12,11 +12,14 @@ from fastvid_kernels.vllm.settings import METHOD
 
 MODELS = {
     "LlavaOnevisionForConditionalGeneration": "llava_onevision",
+    "Qwen2VLForConditionalGeneration": "qwen2_vl",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
     "Qwen3VLForConditionalGeneration": "qwen3_vl",
     "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
     "Qwen3_5ForConditionalGeneration": "qwen3_5",
     "Qwen3_5MoeForConditionalGeneration": "qwen3_5",
+    "Glm4vForConditionalGeneration": "glm4_1v",
+    "Glm4vMoeForConditionalGeneration": "glm4_1v",
 }
 """For each architecture, the module that has a class of the same name."""
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from vllm.distributed import tensor_model_parallel_all_gather
 
 from fastvid_kernels.adapters.pruner import Video
 from fastvid_kernels.adapters.qwen_vl import DEFAULT_ATTENTION
 from fastvid_kernels.adapters.tower import Grid, TowerAttention
 from fastvid_kernels.api import Pruned
-from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, TOWER_ATTENTION
-from fastvid_kernels.vllm.placement import Item, delta, place, prompt_positions
+from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, TOWER_ATTENTION, TowerScore
+from fastvid_kernels.vllm.placement import Item, delta, in_grid, place, prompt_positions
 from fastvid_kernels.vllm.pruning import ServedPruner
 from fastvid_kernels.vllm.settings import Serving
 from fastvid_kernels.vllm.startup import serving_of
@@ -79,9 +80,10 @@ class PrunedModel:
 
 
 class PrunedQwen(PrunedModel):
-    """Base class of the Qwen models: hooks on the tower, and the pruning of videos given their grids."""
+    """Base class of Qwen and GLM models: hooks on the tower, and the pruning of videos given their grids."""
 
     visual: Any
+    language_model: Any
 
     def prepare_tower(self) -> None:
         """Register the hooks that score the tokens, if the attention comes from the tower."""
@@ -90,20 +92,13 @@ class PrunedQwen(PrunedModel):
         self.of_tokens = ATTENTION_SUBSTITUTES.get(name)
         self.of_tower: TowerAttention | None = None
         if self.of_tokens is None:
-            from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
-
-            scorer = ServedBlockScorer(
-                self.visual.blocks[-1].attn.num_attention_heads_per_partition,
-                TOWER_ATTENTION[name],
-                self.visual.spatial_merge_size**2,
-                **(
-                    {"gather": lambda scores: tensor_model_parallel_all_gather(scores[None].contiguous(), dim=0)}
-                    if get_tensor_model_parallel_world_size() > 1
-                    else {}
-                ),
-            )
-            self.of_tower = TowerAttention(self.visual, scorer)
+            self.of_tower = TowerAttention(self.visual, self.block_scorer(TOWER_ATTENTION[name]))
             self.of_tower.attach()
+
+    def block_scorer(self, score: TowerScore) -> ServedBlockScorer:
+        """The scorer for the tower's last block; here each rank has the queries, keys and values of some heads."""
+        heads = self.visual.blocks[-1].attn.num_attention_heads_per_partition
+        return ServedBlockScorer(heads, score, self.visual.spatial_merge_size**2, tensor_model_parallel_all_gather)
 
     def in_rows(self, scores: Tensor, grid: Grid) -> Tensor:
         """Scores `[F, N]` reordered from the tower's order of tokens to row by row; here these are the same."""
@@ -137,6 +132,36 @@ class PrunedQwen(PrunedModel):
                 attention = self.in_rows(scores[number], grid)
             pruned.append((embeddings, self.pruner(Video(tokens, attention))))
         return pruned
+
+
+class TextBetweenFrames(PrunedQwen):
+    """Base class of models with text between the frames of a video, which is embedded with the video.
+
+    How many tokens of a frame are kept depends on the video, and with it where the text between frames stands. So a
+    prompt has as many placeholders as there are text and kept tokens, and the model fills all of them.
+    """
+
+    def items(self, features: Sequence[Any]) -> list[Item]:
+        """See `PrunedModel`."""
+        return [self._item(one) for one in features]
+
+    def _item(self, feature: Any) -> Item:
+        frames, rows, columns = grid_of(feature, self.visual.spatial_merge_size)
+        if feature.modality != "video":
+            return image_item(feature, in_grid(frames, rows, columns))
+        assert self.serving is not None
+        length = feature.mm_position.length
+        words = length - frames * self.serving.kept_per_frame(rows * columns)
+        return Item(feature.mm_position.offset, length, words + frames * max(rows, columns))
+
+    def refuse_adapters_of_the_embedding(self) -> None:
+        """Let vLLM refuse LoRA adapters that change the embedding.
+
+        Where text between frames is embedded with its video, vLLM does not know which adapter a request has.
+        """
+        others = dict(getattr(self.language_model, "embedding_modules", {}))
+        others.pop("embed_tokens", None)
+        self.language_model.embedding_modules = others
 
 
 def image_item(feature: Any, rows: Tensor) -> Item:

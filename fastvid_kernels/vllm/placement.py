@@ -76,11 +76,11 @@ def in_grid(frames: int, rows: int, columns: int, per_frame: float = 1.0) -> Ten
     return torch.stack([axis.flatten() for axis in grid])
 
 
-def between_timestamps(texts: Sequence[int], rows: int, columns: int, kept: Tensor) -> Tensor:
-    """Relative positions of a video with text between its frames, int64 `[3, length]`.
+def between_texts(texts: Sequence[int], rows: int, columns: int, kept: Tensor) -> Tensor:
+    """Relative positions of a video with text around its F frames, int64 `[3, length]`.
 
     Args:
-        texts: for each frame, the number of text tokens before it; one more text token follows each frame.
+        texts: F + 1 numbers of text tokens: before the first frame, between frames, and after the last one.
         rows: number of rows of tokens in a frame.
         columns: number of tokens in a row.
         kept: int64 `[kept]`, ascending: `frame * rows * columns + place` of the kept tokens.
@@ -92,10 +92,9 @@ def between_timestamps(texts: Sequence[int], rows: int, columns: int, kept: Tens
     for frame, text in enumerate(texts):
         parts.append(torch.arange(at, at + text).expand(3, -1))
         at += text
+        # After the last frame there is only text.
         parts.append(grid[:, kept[frames == frame] % (rows * columns)] + at)
         at += max(rows, columns)
-        parts.append(torch.full((3, 1), at))
-        at += 1
     return torch.cat(parts, dim=1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor
 from vllm.model_executor.models import qwen3_vl as upstream
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from fastvid_kernels.vllm.model import PrunedQwen, grid_of, image_item
-from fastvid_kernels.vllm.placement import Item, between_timestamps, in_grid, position_channels
+from fastvid_kernels.vllm.model import TextBetweenFrames
+from fastvid_kernels.vllm.placement import between_texts, position_channels
 from fastvid_kernels.vllm.processing import PrunedQwenProcessor
 from fastvid_kernels.vllm.settings import METHOD
 
@@ -23,7 +22,7 @@ class Processor(PrunedQwenProcessor, upstream.Qwen3VLMultiModalProcessor):
 @MULTIMODAL_REGISTRY.register_processor(
     Processor, info=upstream.Qwen3VLProcessingInfo, dummy_inputs=upstream.Qwen3VLDummyInputsBuilder
 )
-class Qwen3VLForConditionalGeneration(PrunedQwen, upstream.Qwen3VLForConditionalGeneration):
+class Qwen3VLForConditionalGeneration(TextBetweenFrames, upstream.Qwen3VLForConditionalGeneration):
     """vLLM's model; its videos are pruned if the server was started with this method."""
 
     supported_video_pruning_methods = ("evs", "vidcom2", METHOD)
@@ -35,24 +34,7 @@ class Qwen3VLForConditionalGeneration(PrunedQwen, upstream.Qwen3VLForConditional
         # The DeepStack features of the first layers are further channels beside the tokens.
         if self.prepare_pruning(vllm_config, self.visual_dim + self.multiscale_dim, ids):
             self.prepare_tower()
-            # The text between frames is embedded with its video, where vLLM does not know which adapter a request has:
-            # vLLM then refuses LoRA adapters that change the embedding.
-            others = dict(getattr(self.language_model, "embedding_modules", {}))
-            others.pop("embed_tokens", None)
-            self.language_model.embedding_modules = others
-
-    def items(self, features: Sequence[Any]) -> list[Item]:
-        """See `PrunedModel`."""
-        return [self._item(one) for one in features]
-
-    def _item(self, feature: Any) -> Item:
-        frames, rows, columns = grid_of(feature, self.visual.spatial_merge_size)
-        if feature.modality != "video":
-            return image_item(feature, in_grid(frames, rows, columns))
-        assert self.serving is not None
-        length = feature.mm_position.length
-        words = length - frames * self.serving.kept_per_frame(rows * columns)
-        return Item(feature.mm_position.offset, length, words + frames * max(rows, columns))
+            self.refuse_adapters_of_the_embedding()
 
     def _postprocess_image_embeds_evs(self, image_embeds_split: Any, image_input: Any) -> Any:
         if self.serving is None:
@@ -97,10 +79,9 @@ class Qwen3VLForConditionalGeneration(PrunedQwen, upstream.Qwen3VLForConditional
             return super()._get_expanded_positions(**given)
         _, rows, columns = given["video_grid_thw"]
         merge = self.visual.spatial_merge_size
-        # The text of a frame begins where the frame before ends (the first at 0), and ends at the frame's start.
-        starts = given["is_vision_start"].nonzero()[:, 0].tolist()
-        counts = given["num_tokens_per_frame"]
-        ends = [0, *(start + 1 + count + 1 for start, count in zip(starts, counts, strict=True))]
-        texts = [start + 1 - end for start, end in zip(starts, ends, strict=False)]
-        positions = between_timestamps(texts, rows // merge, columns // merge, given["retention_mask"].cpu())
+        # The tokens of a frame stand behind its start mark.
+        firsts = [start + 1 for start in given["is_vision_start"].nonzero()[:, 0].tolist()]
+        ends = [first + count for first, count in zip(firsts, given["num_tokens_per_frame"], strict=True)]
+        texts = [first - end for first, end in zip([*firsts, given["seq_len"]], [0, *ends], strict=True)]
+        positions = between_texts(texts, rows // merge, columns // merge, given["retention_mask"].cpu())
         return position_channels(positions, lead=texts[0]).to(given["device"], self.visual.dtype)

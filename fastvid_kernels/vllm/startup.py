@@ -99,7 +99,7 @@ class LlavaOnevisionConfig(_Config):
 
 
 class QwenConfig(_Config):
-    """Qwen models have M-RoPE already."""
+    """Qwen and GLM models have M-RoPE already."""
 
     defaults = qwen_vl.DEFAULTS
 
@@ -134,11 +134,14 @@ class HybridQwenConfig(QwenConfig):
 
 CONFIGS = {
     "LlavaOnevisionForConditionalGeneration": LlavaOnevisionConfig,
+    "Qwen2VLForConditionalGeneration": QwenConfig,
     "Qwen2_5_VLForConditionalGeneration": QwenConfig,
     "Qwen3VLForConditionalGeneration": QwenConfig,
     "Qwen3VLMoeForConditionalGeneration": QwenConfig,
     "Qwen3_5ForConditionalGeneration": HybridQwenConfig,
     "Qwen3_5MoeForConditionalGeneration": HybridQwenConfig,
+    "Glm4vForConditionalGeneration": QwenConfig,
+    "Glm4vMoeForConditionalGeneration": QwenConfig,
 }
 
 

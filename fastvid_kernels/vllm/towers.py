@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from fastvid_kernels.adapters.tower import BlockScorer, Grid
 from fastvid_kernels.vision import TowerScore
 
-Gather = Callable[[Tensor], Tensor]
-"""Maps this rank's scores to those of all ranks, stacked by rank in a new first dimension."""
+Gather = Callable[[Tensor, int], Tensor]
+"""Concatenates the tensors of all ranks along a dimension."""
 
 
-def _alone(scores: Tensor) -> Tensor:
-    return scores[None]
+def alone(part: Tensor, dim: int) -> Tensor:
+    """`Gather` of a single rank."""
+    return part
 
 
 class ServedBlockScorer(BlockScorer):
@@ -25,13 +26,13 @@ class ServedBlockScorer(BlockScorer):
     The attention is called with `rotary_pos_emb_cos` and `rotary_pos_emb_sin`.
 
     Args:
-        heads: number of heads that this rank has.
+        heads: number of heads that this rank has, with their queries, keys and values.
         score: computes attention from queries and keys after their rotary embedding.
         patches_per_token: number of patches merged into one token.
-        gather: gathers the scores of all ranks, since each rank has some of the heads and all must prune alike.
+        gather: gathers the scores of all ranks, since each has some of the heads and all must prune alike.
     """
 
-    def __init__(self, heads: int, score: TowerScore, patches_per_token: int, gather: Gather = _alone) -> None:
+    def __init__(self, heads: int, score: TowerScore, patches_per_token: int, gather: Gather = alone) -> None:
         super().__init__(score, patches_per_token)
         self._heads = heads
         self._gather = gather
@@ -49,4 +50,26 @@ class ServedBlockScorer(BlockScorer):
         super().after_projection(module, args, output[0].flatten(0, 1))
 
     def _video(self, grid: Grid, projected: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return self._gather(super()._video(grid, projected, cos, sin)).mean(dim=0)
+        return self._gather(super()._video(grid, projected, cos, sin)[None], 0).mean(dim=0)
+
+
+class SlicedBlockScorer(ServedBlockScorer):
+    """`ServedBlockScorer` for ranks that have a slice of the row `[queries, keys, values]`, whichever heads it cuts.
+
+    The slices are gathered, as the block's attention does too, and every rank scores all heads.
+
+    Args:
+        heads: number of heads of all ranks.
+        score: as in `ServedBlockScorer`.
+        patches_per_token: as in `ServedBlockScorer`.
+        gather: gathers the slices.
+    """
+
+    def __init__(self, heads: int, score: TowerScore, patches_per_token: int, gather: Gather = alone) -> None:
+        super().__init__(heads, score, patches_per_token)
+        self._gather_slices = gather
+
+    def after_projection(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """See `BlockScorer`."""
+        if self.grids:
+            super().after_projection(module, args, (self._gather_slices(output[0], -1),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +84,8 @@ class Kind:
 
 _INTERLEAVED = {"rope_parameters": _ROPE | {"mrope_interleaved": True}}
 _DEEPSTACK = _POSITIONS | {"deepstack_visual_indexes": [0, 1]}
+_GLM_TEXT = {"head_dim": 16, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5}}
+_GLM_MOE = {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _GLM: dict[str, Any] = {
     "vision": {"image_size": 32},
     "timestamps": True,
@@ -103,8 +106,9 @@ KINDS = {
     "qwen3.5-moe": Kind(
         "Qwen3_5Moe", text=_LINEAR | _MOE | {"shared_expert_intermediate_size": 32}, vision=_POSITIONS, timestamps=True
     ),
-    "glm4.1": Kind("Glm4v", **_GLM),
-    "glm4.6": Kind("Glm46V", **_GLM),
+    "glm4.1": Kind("Glm4v", text=_GLM_TEXT, **_GLM),
+    "glm4.5-moe": Kind("Glm4vMoe", text=_GLM_TEXT | _GLM_MOE, **_GLM),
+    "glm4.6": Kind("Glm46V", text=_GLM_TEXT, **_GLM),
 }
 
 
@@ -113,7 +117,8 @@ def model(kind: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32
     own = KINDS[kind]
     config_class = getattr(transformers, f"{own.prefix}Config")
     config = config_class(
-        text_config=_TEXT | own.text | text,
+        # A copy, since a config of transformers may change what it is given.
+        text_config=copy.deepcopy(_TEXT | own.text | text),
         vision_config=_VISION | own.vision,
         image_token_id=IMAGE,
         video_token_id=VIDEO,

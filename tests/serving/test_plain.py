@@ -16,7 +16,7 @@ from fastvid_kernels import PruneConfig
 from fastvid_kernels.vllm.digits import BASE, DIGITS, from_digits, to_digits
 from fastvid_kernels.vllm.placement import (
     Item,
-    between_timestamps,
+    between_texts,
     delta,
     in_grid,
     place,
@@ -102,8 +102,8 @@ def test_frames_between_words_are_placed_as_by_hand() -> None:
     keep[types == 0] = True
     keep[video[-clip.tokens_per_frame :]] = False
     expected = qwen_independent.positions(tiny_qwen.KINDS["qwen3"], prompt)[:, keep][:, 3:] - 3
-    # A frame begins with three ids: two words for its time, and the start mark.
-    found = between_timestamps([3] * 10, 2, 3, keep[video].nonzero()[:, 0])
+    # Around frames are three ids, two words for a time and the start mark, and the end mark of the frame before.
+    found = between_texts([3, *[4] * 9, 1], 2, 3, keep[video].nonzero()[:, 0])
     assert torch.equal(found, expected)
 
 

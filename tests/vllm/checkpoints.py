@@ -30,7 +30,22 @@ QWEN_TEXT = {
     "num_key_value_heads": 2,
     "head_dim": 32,
 }
+IMAGE_START, IMAGE_END = 115, 116
 QWEN_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}
+QWEN_NAMES = {
+    "<|vision_start|>": tiny_qwen.START,
+    "<|vision_end|>": tiny_qwen.END,
+    "<|video_pad|>": tiny_qwen.VIDEO,
+    "<|image_pad|>": tiny_qwen.IMAGE,
+}
+GLM_NAMES = {
+    "<|begin_of_video|>": tiny_qwen.START,
+    "<|end_of_video|>": tiny_qwen.END,
+    "<|begin_of_image|>": IMAGE_START,
+    "<|end_of_image|>": IMAGE_END,
+    "<|video|>": tiny_qwen.VIDEO,
+    "<|image|>": tiny_qwen.IMAGE,
+}
 CHAT = (
     "{% for message in messages %}{% for part in message.content %}"
     "{% if part.type == 'video' %}{{ video }}{% elif part.type == 'text' %}{{ part.text }}{% endif %}"
@@ -54,17 +69,38 @@ def llava(
 def qwen(kind: str) -> Any:
     """The model of `tiny_qwen` with such heads, which is added to `tiny_qwen.KINDS` as `served_kind(kind)`."""
     own = tiny_qwen.KINDS[kind]
-    # transformers always normalizes experts' weights, vLLM only if the checkpoint says so, as published ones do.
-    experts = {"norm_topk_prob": True} if "num_experts" in own.text else {}
+    is_glm = kind.startswith("glm")
+    # vLLM reads from a checkpoint what transformers takes for granted.
+    granted = {"attention_bias": True, "use_qk_norm": False} if is_glm else {}
+    if "num_experts" in own.text:
+        granted = {"norm_topk_prob": True}
     rope = QWEN_ROPE | ({"mrope_interleaved": True} if kind.startswith("qwen3") else {})
-    if kind.startswith("qwen3.5"):
+    if is_glm or kind.startswith("qwen3.5"):
         rope |= {"partial_rotary_factor": 0.5, "mrope_section": [4, 2, 2]}
+    width = "hidden_size" if kind == "qwen2" else "out_hidden_size"
+    images = {"image_start_token_id": IMAGE_START, "image_end_token_id": IMAGE_END} if is_glm else {}
     tiny_qwen.KINDS[served_kind(kind)] = replace(
         own,
-        text=own.text | QWEN_TEXT | experts | {"rope_parameters": rope},
-        vision=own.vision | {"out_hidden_size": QWEN_TEXT["hidden_size"]},
+        # Published checkpoints of GLM-4.6V have the models of GLM-4.1V and GLM-4.5V, and a processor of their own.
+        prefix=own.prefix.replace("Glm46V", "Glm4v"),
+        text=own.text | QWEN_TEXT | granted | {"rope_parameters": rope},
+        vision=own.vision | {width: QWEN_TEXT["hidden_size"]},
+        marks=own.marks | images,
     )
     return tiny_qwen.model(served_kind(kind))
+
+
+def placeholders(kind: str) -> dict[str, str]:
+    """A video and an image in a prompt in words."""
+    if kind.startswith("glm"):
+        return {
+            "video": "<|begin_of_video|><|video|><|end_of_video|>",
+            "image": "<|begin_of_image|><|image|><|end_of_image|>",
+        }
+    return {
+        "video": "<|vision_start|><|video_pad|><|vision_end|>",
+        "image": "<|vision_start|><|image_pad|><|vision_end|>",
+    }
 
 
 def served_kind(kind: str) -> str:
@@ -119,12 +155,7 @@ def save_qwen(model: Any, kind: str, directory: Path) -> Path:
     model.save_pretrained(directory)
     if kind == "qwen3-moe":
         _transpose_experts(directory)
-    named = {
-        "<|vision_start|>": tiny_qwen.START,
-        "<|vision_end|>": tiny_qwen.END,
-        "<|video_pad|>": tiny_qwen.VIDEO,
-        "<|image_pad|>": tiny_qwen.IMAGE,
-    }
+    named = GLM_NAMES if kind.startswith("glm") else QWEN_NAMES
     sizes = {
         "patch_size": tiny_qwen.PATCH,
         "merge_size": tiny_qwen.MERGE,
@@ -136,15 +167,16 @@ def save_qwen(model: Any, kind: str, directory: Path) -> Path:
         "image_std": [0.5, 0.5, 0.5],
     }
     prefix = tiny_qwen.KINDS[kind].prefix
-    video = transformers.Qwen3VLVideoProcessor if kind.startswith("qwen3") else transformers.Qwen2VLVideoProcessor
-    # A mixture of experts has its own config and model, but the processor of the model without experts; Qwen3.5 has
-    # Qwen3-VL's.
+    # A mixture of experts has its own config and model, but the processor of the model without experts (GLM-4.5V has
+    # GLM-4.1V's); Qwen3.5 has Qwen3-VL's, and some share parts of their processors.
     named_for = prefix.removesuffix("Moe").replace("Qwen3_5", "Qwen3VL")
+    of_images = named_for if kind.startswith("glm") else "Qwen2VL"
+    of_videos = "Qwen2VL" if named_for == "Qwen2_5_VL" else named_for
     processor = getattr(transformers, f"{named_for}Processor")(
-        image_processor=transformers.Qwen2VLImageProcessor(**sizes),
+        image_processor=getattr(transformers, f"{of_images}ImageProcessor")(**sizes),
         tokenizer=tokenizer(named),
-        video_processor=video(**sizes),
-        chat_template=CHAT.replace("{{ video }}", "<|vision_start|><|video_pad|><|vision_end|>"),
+        video_processor=getattr(transformers, f"{of_videos}VideoProcessor")(**sizes),
+        chat_template=CHAT.replace("{{ video }}", placeholders(kind)["video"]),
     )
     processor.save_pretrained(directory)
     return directory

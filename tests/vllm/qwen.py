@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL as they are served in tests, against transformers pruned by the oracle."""
+"""Qwen-VL and GLM-V as they are served in tests, against transformers pruned by the oracle."""
 
 from __future__ import annotations
 
@@ -49,9 +49,20 @@ class Qwen(Family):
         self.checkpoint = checkpoints.save_qwen(self.model, kind, directory)
         self.processor = transformers.AutoProcessor.from_pretrained(self.checkpoint)
 
+        # vLLM takes one video in a prompt of GLM.
+        self.is_glm = kind.startswith("glm")
+
+    def settings(self, **own: Any) -> dict[str, Any]:
+        """As in `Family`."""
+        limits = {"limit_mm_per_prompt": {"video": 1, "image": 4}} if self.is_glm else {}
+        return super().settings(**own) | limits
+
     def requests(self) -> dict[str, Request]:
         clip, image = CLIP, [START, IMAGE, END]
-        return {
+        if self.is_glm:
+            image = [checkpoints.IMAGE_START, IMAGE, checkpoints.IMAGE_END]
+        against = [*image, *CLIP] if self.is_glm else [START, IMAGE, VIDEO, END]
+        found = {
             "text": Request(words(1, 9)),
             "video": Request([*words(2, 4), *clip, *words(3, 7)], (video(1),)),
             "video first": Request([*clip, *words(4, 5)], (video(2, 10, WIDE),)),
@@ -65,11 +76,10 @@ class Qwen(Family):
                 (video(8),),
                 (picture(2), picture(3)),
             ),
-            "image against video": Request(
-                [*words(18, 3), START, IMAGE, VIDEO, END, *words(19, 2)], (video(10),), (picture(4),)
-            ),
+            "image against video": Request([*words(18, 3), *against, *words(19, 2)], (video(10),), (picture(4),)),
             "long": Request([*words(16, 30), *clip, *words(17, BEHIND)], (video(9, 40),)),
         }
+        return {name: one for name, one in found.items() if not self.is_glm or len(one.videos) < 2}
 
     def short(self, seed: int) -> Request:
         frames = 4 + 2 * (seed % 5)
@@ -108,7 +118,7 @@ class Qwen(Family):
                 frames, metadata = next(videos)
                 own = {key: value for key, value in metadata.items() if key != "do_sample_frames"}
                 made = self.processor(
-                    text="<|video_pad|>",
+                    text=self.processor.video_token,
                     videos=[frames],
                     video_metadata=[own],
                     do_sample_frames=False,
@@ -116,11 +126,12 @@ class Qwen(Family):
                 )
                 clips[0].append(Clip(made.pixel_values_videos, tuple(made.video_grid_thw[0].tolist())))
             else:
-                made = self.processor(text="<|image_pad|>", images=[next(images)], return_tensors="pt")
+                made = self.processor(text=self.processor.image_token, images=[next(images)], return_tensors="pt")
                 clips[1].append(Clip(made.pixel_values, tuple(made.image_grid_thw[0].tolist())))
             more = made.input_ids[0].tolist()
             ids += more
-            types += [kind if token == one else 0 for token in more]
+            placeholder = IMAGE if kind == 1 else tiny_qwen.KINDS[self.name].placeholder
+            types += [kind if token == placeholder else 0 for token in more]
         return Prompt(ids, types, tuple(clips[0]), tuple(clips[1]))
 
 

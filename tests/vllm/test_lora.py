@@ -28,7 +28,7 @@ def adapter(model: Any, targets: str, directory: Path, seed: int = 3) -> Any:
     return trained.merge_and_unload()
 
 
-@pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "qwen3.5"], indirect=True)
+@pytest.mark.parametrize("family", ["qwen2", "qwen2.5", "qwen3", "qwen3.5", "glm4.1"], indirect=True)
 def test_requests_with_adapters_and_without(family: Qwen, tmp_path: Path) -> None:
     adapters = [tmp_path / "one", tmp_path / "two"]
     merged = [adapter(family.model, PROJECTIONS, one, seed) for seed, one in enumerate(adapters)]
@@ -44,7 +44,7 @@ def test_requests_with_adapters_and_without(family: Qwen, tmp_path: Path) -> Non
                 family.check(request, answers[len(adapters) * number + one])
 
 
-@pytest.mark.parametrize("family", ["qwen3"], indirect=True)
+@pytest.mark.parametrize("family", ["qwen3", "glm4.1"], indirect=True)
 def test_an_adapter_of_the_embedding_is_refused(family: Qwen, tmp_path: Path) -> None:
     adapter(family.model, r".*language_model\.embed_tokens", tmp_path)
     request = family.requests()["video"]

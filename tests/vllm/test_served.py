@@ -12,7 +12,9 @@ from tests.vllm.engine import Engine, Request
 from tests.vllm.family import BEHIND, Family
 
 pytestmark = pytest.mark.parametrize(
-    "family", ["llava", "qwen2.5", "qwen3", "qwen3-moe", "qwen3.5", "qwen3.5-moe"], indirect=True
+    "family",
+    ["llava", "qwen2", "qwen2.5", "qwen3", "qwen3-moe", "qwen3.5", "qwen3.5-moe", "glm4.1", "glm4.5-moe", "glm4.6"],
+    indirect=True,
 )
 
 
