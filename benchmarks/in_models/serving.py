@@ -169,6 +169,7 @@ def arms() -> Iterator[dict[str, Arm]]:
         found = {}
         settings = {
             "max_num_seqs": max(TOGETHER),
+            "limit_mm_per_prompt": {"video": 4, "image": 4},
             "mm_processor_cache_gb": 0,
             "enable_prefix_caching": False,
             "disable_log_stats": False,

@@ -124,7 +124,6 @@ def running(checkpoint: Path, **settings: Any) -> Iterator[Engine]:
         "max_num_batched_tokens": 2048,
         "block_size": 32,
         "disable_log_stats": True,
-        "limit_mm_per_prompt": {"video": 4, "image": 4},
     }
     llm = LLM(str(checkpoint), **(defaults | settings))
     try:

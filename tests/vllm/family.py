@@ -21,6 +21,7 @@ class Family(ABC):
         hyperparameters: of pruning, as the oracle takes them.
         chunk: tokens in a chunk of prefill; a video takes more than three chunks.
         has_state: whether some layers have a state, as linear attention does.
+        limits: how many videos and images a prompt may have.
         model: the model in transformers.
         processor: its processor in transformers.
         checkpoint: directory of both.
@@ -29,6 +30,7 @@ class Family(ABC):
     hyperparameters: ClassVar[dict[str, Any]]
     chunk: ClassVar[int]
     has_state = False
+    limits: ClassVar[dict[str, int]] = {"video": 4, "image": 4}
     model: Any
     processor: Any
     checkpoint: Path
@@ -52,6 +54,7 @@ class Family(ABC):
             "video_pruning_rate": 1 - self.hyperparameters["retention_ratio"],
             "video_pruning_method": "fastvid",
             "additional_config": {"fastvid": fastvid | own},
+            "limit_mm_per_prompt": self.limits,
         }
 
     def check(self, request: Request, answer: Answer) -> float:

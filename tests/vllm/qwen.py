@@ -40,6 +40,7 @@ def picture(seed: int) -> Any:
 class Qwen(Family):
     hyperparameters: ClassVar[dict[str, Any]] = {"retention_ratio": 0.4, "min_segments": 3, "tau": 0.5}
     chunk = 48
+    limits = Family.limits
 
     def __init__(self, kind: str, directory: Path) -> None:
         self.model = checkpoints.qwen(kind)
@@ -49,13 +50,10 @@ class Qwen(Family):
         self.checkpoint = checkpoints.save_qwen(self.model, kind, directory)
         self.processor = transformers.AutoProcessor.from_pretrained(self.checkpoint)
 
-        # vLLM takes one video in a prompt of GLM.
         self.is_glm = kind.startswith("glm")
-
-    def settings(self, **own: Any) -> dict[str, Any]:
-        """As in `Family`."""
-        limits = {"limit_mm_per_prompt": {"video": 1, "image": 4}} if self.is_glm else {}
-        return super().settings(**own) | limits
+        if self.is_glm:
+            # More videos are not possible in vLLM.
+            self.limits = self.limits | {"video": 1}
 
     def requests(self) -> dict[str, Request]:
         clip, image = CLIP, [START, IMAGE, END]
@@ -101,6 +99,11 @@ class Qwen(Family):
             before = row.positions[:, :-1]
             row = replace(row, positions=torch.cat([before, before.max().expand(3, 1) + 1], dim=1))
         return ids, torch.stack(chosen)
+
+    def positions(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each id of the unpruned prompt, int64 `[3, S]`; and whether it is text (0), image (1) or video (2)."""
+        prompt = self._prompt(request)
+        return vllm_positions(tiny_qwen.KINDS[self.name], prompt), torch.tensor(prompt.types)
 
     def _prompt(self, request: Request) -> Prompt:
         """The prompt that transformers' own processor makes of a request."""

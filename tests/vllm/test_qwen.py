@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 
 from tests.adapters.tiny_qwen import END, START, VIDEO, words
+from tests.vllm import engine
 from tests.vllm.engine import Engine, Request
 from tests.vllm.qwen import CLIP, Qwen, video
 
@@ -23,6 +27,32 @@ def test_a_video_needs_text_behind_it(family: Qwen, served: Engine) -> None:
         else:
             with pytest.raises(ValueError, match="must be followed by text"):
                 served.answer(request)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen2.5", "qwen3", "glm4.1"], indirect=True)
+def test_positions_that_bfloat16_does_not_have(family: Qwen) -> None:
+    """The video's positions begin beyond 256; which tokens are kept is read from the pruner, since dtypes differ."""
+    request = Request([*words(20, 301), *CLIP, *words(21, 10)], (video(22, frames=40),))
+    kept: list[torch.Tensor] = []
+    given: list[torch.Tensor] = []
+    with engine.running(family.checkpoint, **family.settings(), dtype="bfloat16") as running:
+        prune = running.model.pruner
+
+        def watched(one: Any) -> Any:
+            pruned = prune(one)
+            kept.append(pruned.indices)
+            return pruned
+
+        running.model.pruner = watched
+        running.model.register_forward_pre_hook(
+            lambda _, args, inputs: given.append(inputs["positions"].clone()), with_kwargs=True
+        )
+        (answer,) = running.answer(request, new=1)
+    positions, types = family.positions(request)
+    keep = types != 2
+    keep[(types == 2).nonzero()[:, 0][kept[0]]] = True
+    assert answer.prompt == int(keep.sum())
+    assert torch.equal(given[0][:, : answer.prompt], positions[:, keep])
 
 
 @every

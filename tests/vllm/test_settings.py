@@ -15,7 +15,8 @@ from fastvid_kernels.vllm import register
 from tests.vllm import engine
 from tests.vllm.family import Family
 
-EVERY_FAMILY = pytest.mark.parametrize("family", ["llava", "qwen2.5", "qwen3", "qwen3.5"], indirect=True)
+FAMILIES = ["llava", "qwen2", "qwen2.5", "qwen3", "qwen3.5", "glm4.1"]
+EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES, indirect=True)
 STRETCHED = {"text_config": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}}
 WITHOUT_PLUGIN = os.environ | {"VLLM_PLUGINS": ""}
 
@@ -42,11 +43,22 @@ def test_what_cannot_work_is_refused_at_start_up(
         pass
 
 
-@pytest.mark.parametrize("family", ["qwen2"], indirect=True)
+@pytest.mark.parametrize("family", ["qwen2.5"], indirect=True)
 def test_a_model_of_another_class_is_refused(family: Family) -> None:
     """vLLM itself would silently prune nothing."""
-    message = "fastvid is for Llava.*, got Qwen2VLForConditionalGeneration"
-    with pytest.raises(Exception, match=message), engine.running(family.checkpoint, **family.settings()):
+    other = {"hf_overrides": {"architectures": ["KeyeForConditionalGeneration"]}}
+    message = "fastvid is for Llava.*, got KeyeForConditionalGeneration"
+    with pytest.raises(Exception, match=message), engine.running(family.checkpoint, **family.settings(), **other):
+        pass
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2", "glm4.1"], indirect=True)
+def test_a_rate_without_a_method_is_refused_where_vllm_has_none(family: Family) -> None:
+    """Without the plug-in vLLM takes the rate, and silently prunes nothing."""
+    with (
+        pytest.raises(Exception, match="'evs' is not supported"),
+        engine.running(family.checkpoint, video_pruning_rate=0.5, limit_mm_per_prompt=family.limits),
+    ):
         pass
 
 
@@ -64,12 +76,12 @@ def test_without_the_method_vllm_is_what_it_is_without_the_plug_in(family: Famil
     """Bit for bit, though the plug-in's classes take the place of vLLM's."""
     # One by one: vLLM itself fails on two videos of different lengths in a batch.
     several = [one for name, one in family.requests().items() if name in ("text", "video", "image", "long")]
-    with engine.running(family.checkpoint) as plain:
+    with engine.running(family.checkpoint, limit_mm_per_prompt=family.limits) as plain:
         ours = [plain.answer(one)[0] for one in several]
         module = type(plain.model).__module__
     assert module.startswith("fastvid_kernels.vllm.")
     requests, answers = tmp_path / "requests", tmp_path / "answers"
-    requests.write_bytes(pickle.dumps(several))
+    requests.write_bytes(pickle.dumps((family.limits, several)))
     program = [sys.executable, "-m", "tests.vllm.without_plugin"]
     subprocess.run([*program, family.checkpoint, requests, answers], env=WITHOUT_PLUGIN, check=True)
     module, theirs = pickle.loads(answers.read_bytes())

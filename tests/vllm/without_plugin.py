@@ -1,7 +1,7 @@
 """`VLLM_PLUGINS= python -m tests.vllm.without_plugin CHECKPOINT REQUESTS ANSWERS`: vLLM with no plug-in loaded.
 
-REQUESTS is a pickled list. The program answers its requests one by one, and writes a pickled tuple to ANSWERS: the name
-of the model's module, and the list of answers.
+REQUESTS is a pickled tuple: vLLM's `limit_mm_per_prompt`, and a list of requests. The program answers them one by one,
+and writes a pickled tuple to ANSWERS: the name of the model's module, and the list of answers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from tests.vllm import engine, recurrence
 def main() -> None:
     os.environ |= engine.ENVIRONMENT
     recurrence.stand_in(pytest.MonkeyPatch())
-    checkpoint, requests, answers = (Path(one) for one in sys.argv[1:])
-    with engine.running(checkpoint) as plain:
-        found = [plain.answer(one)[0] for one in pickle.loads(requests.read_bytes())]
+    checkpoint, given, answers = (Path(one) for one in sys.argv[1:])
+    limits, requests = pickle.loads(given.read_bytes())
+    with engine.running(checkpoint, limit_mm_per_prompt=limits) as plain:
+        found = [plain.answer(one)[0] for one in requests]
         module = type(plain.model).__module__
     assert "fastvid_kernels" not in sys.modules
     answers.write_bytes(pickle.dumps((module, found)))
