@@ -293,7 +293,7 @@ def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
             "largest": torch.finfo(request.dtype).max,
             "row_vectors": shapes.row_vectors,
             "slots_per_frame": shapes.slots,
-            "BLOCK_ROWS": 16,
+            "BLOCK_ROWS": 64,
             "GROUP": GROUP,
             "BLOCK_SLOTS": BLOCK_SLOTS,
             "GROUP_TOKENS": 16 if request.dtype == torch.float32 else 64,

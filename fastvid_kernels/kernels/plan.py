@@ -85,50 +85,83 @@ def _video_bound(cu_frames_ptr, video, T, BLOCK: tl.constexpr):
     return bound
 
 
-@triton.jit(do_not_specialize=["T", "videos", "min_segments", "threshold"])
-def plan_kernel(
-    cu_frames_ptr,
+@triton.jit
+def _packed_transitions(partial_ptr, start, position, exists, SPLITS: tl.constexpr, BLOCK_SPLITS: tl.constexpr):
+    """Transitions after the frames `start + position`, packed; their values are meaningless where none `exists`."""
+    split = tl.arange(0, BLOCK_SPLITS)
+    cell = ((start + position)[:, None] * SPLITS + split[None, :]) * 3
+    mask = exists[:, None] & (split < SPLITS)[None, :]
+    dot = tl.sum(tl.load(partial_ptr + cell, mask=mask, other=0.0), axis=1)
+    norm = tl.sum(tl.load(partial_ptr + cell + 1, mask=mask, other=0.0), axis=1)
+    next_norm = tl.sum(tl.load(partial_ptr + cell + 2, mask=mask, other=0.0), axis=1)
+    scale = norm * next_norm
+    usable = is_finite(dot) & is_finite(scale)
+    divisible = usable & (scale > 0)
+    cosine = tl.where(divisible, dot, 0.0) / tl.sqrt(tl.where(divisible, scale, 1.0))
+    units = tl.floor(cosine * 1099511627776.0 + 0.5).to(tl.int64) + _OFFSET
+    return (tl.where(usable, units, 0) << POSITION_BITS) | position
+
+
+@triton.jit
+def _larger(one, other):
+    return tl.maximum(one, other)
+
+
+@triton.jit
+def _smaller(one, other):
+    return tl.minimum(one, other)
+
+
+@triton.jit
+def _cut_short_video(
+    partial_ptr,
+    segment_start_ptr,
+    segment_end_ptr,
+    start,
+    end,
+    min_segments,
+    threshold,
+    SPLITS: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Cut a video of at most BLOCK frames in registers: nothing is stored to be loaded again."""
+    position = tl.arange(0, BLOCK)
+    is_transition = position < end - start - 1
+    packed = _packed_transitions(partial_ptr, start, position, is_transition, SPLITS, BLOCK_SPLITS)
+    packed = tl.where(is_transition, packed, _LARGEST)
+    rank = tl.sum((packed[:, None] < packed[None, :]).to(tl.int32), axis=0)
+    is_cut = is_transition & ((rank < min_segments - 1) | ((packed >> POSITION_BITS) < threshold))
+    frame = start + position
+    next_start = tl.associative_scan(tl.where(is_cut, frame + 1, start), 0, _larger)
+    segment_end = tl.associative_scan(tl.where(is_cut, frame + 1, end), 0, _smaller, reverse=True)
+    tl.store(segment_start_ptr + start, start, mask=start < end)
+    tl.store(segment_start_ptr + frame + 1, next_start, mask=is_transition)
+    tl.store(segment_end_ptr + frame, segment_end, mask=frame < end)
+
+
+@triton.jit
+def _cut_long_video(
     partial_ptr,
     packed_ptr,
     segment_first_ptr,
     segment_id_ptr,
     segment_start_ptr,
     segment_end_ptr,
-    T,
-    videos,
+    start,
+    end,
     min_segments,
     threshold,
-    HAS_CU_FRAMES: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Cut one video after its `min_segments - 1` least similar transitions and after those below tau."""
-    video = tl.program_id(0)
-    start = 0
-    end = T
-    if HAS_CU_FRAMES:
-        if video > 0:
-            start = _video_bound(cu_frames_ptr, video, T, BLOCK)
-        if video < videos - 1:
-            end = _video_bound(cu_frames_ptr, video + 1, T, BLOCK)
+    """Cut a video of any length, BLOCK frames at a time, which are exchanged through memory."""
     transitions = end - start - 1
-
-    split = tl.arange(0, BLOCK_SPLITS)
     for first in range(0, transitions, BLOCK):
         position = first + tl.arange(0, BLOCK)
         here = position < transitions
-        cell = ((start + position)[:, None] * SPLITS + split[None, :]) * 3
-        mask = here[:, None] & (split < SPLITS)[None, :]
-        dot = tl.sum(tl.load(partial_ptr + cell, mask=mask, other=0.0), axis=1)
-        norm = tl.sum(tl.load(partial_ptr + cell + 1, mask=mask, other=0.0), axis=1)
-        next_norm = tl.sum(tl.load(partial_ptr + cell + 2, mask=mask, other=0.0), axis=1)
-        scale = norm * next_norm
-        usable = is_finite(dot) & is_finite(scale)
-        divisible = usable & (scale > 0)
-        cosine = tl.where(divisible, dot, 0.0) / tl.sqrt(tl.where(divisible, scale, 1.0))
-        units = tl.floor(cosine * 1099511627776.0 + 0.5).to(tl.int64) + _OFFSET
-        packed = (tl.where(usable, units, 0) << POSITION_BITS) | position
+        packed = _packed_transitions(partial_ptr, start, position, here, SPLITS, BLOCK_SPLITS)
         tl.store(packed_ptr + start + position, packed, mask=here)
     tl.debug_barrier()
 
@@ -164,6 +197,46 @@ def plan_kernel(
         segment_end = tl.load(segment_first_ptr + start + segment_id + 1, mask=here & ~is_last, other=end)
         tl.store(segment_start_ptr + start + position, segment_start, mask=here)
         tl.store(segment_end_ptr + start + position, segment_end, mask=here)
+
+
+@triton.jit(do_not_specialize=["T", "videos", "min_segments", "threshold"])
+def plan_kernel(
+    cu_frames_ptr,
+    partial_ptr,
+    packed_ptr,
+    segment_first_ptr,
+    segment_id_ptr,
+    segment_start_ptr,
+    segment_end_ptr,
+    T,
+    videos,
+    min_segments,
+    threshold,
+    HAS_CU_FRAMES: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Cut one video after its `min_segments - 1` least similar transitions and after those below tau."""
+    video = tl.program_id(0)
+    start = 0
+    end = T
+    if HAS_CU_FRAMES:
+        if video > 0:
+            start = _video_bound(cu_frames_ptr, video, T, BLOCK)
+        if video < videos - 1:
+            end = _video_bound(cu_frames_ptr, video + 1, T, BLOCK)
+    # Both ways find the same cuts.
+    if end - start <= BLOCK:
+        _cut_short_video(
+            partial_ptr, segment_start_ptr, segment_end_ptr, start, end, min_segments, threshold,
+            SPLITS, BLOCK_SPLITS, BLOCK,
+        )  # fmt: skip
+    else:
+        _cut_long_video(
+            partial_ptr, packed_ptr, segment_first_ptr, segment_id_ptr, segment_start_ptr, segment_end_ptr, start, end,
+            min_segments, threshold, SPLITS, BLOCK_SPLITS, BLOCK,
+        )  # fmt: skip
 
 
 def plan_step(request: Request, shapes: Shapes) -> Step:
