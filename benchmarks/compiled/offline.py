@@ -27,7 +27,7 @@ from fastvid_kernels import PruneConfig
 from fastvid_kernels.kernels import pipeline
 
 _NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 
 
 @dataclass(frozen=True)

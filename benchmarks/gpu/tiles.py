@@ -1,10 +1,11 @@
-"""Other sizes of the kernels' tiles, each timed beside those that ship: which would be faster on this GPU?
+"""Other tiles and launches of the kernels, each timed beside those that ship: which would be faster on this GPU?
 
     PYTHONPATH=. python -m benchmarks.gpu.tiles --output FOLDER [--dry-run]
 
-A `Variant` changes a few compile-time constants of one launch. The list holds only what fits an H100 and spills no
-registers: `--dry-run` compiles for one, without having it, and writes what each variant needs. A variant is timed if
-its result agrees with that of the shipped tiles. Some change how sums are rounded, and so choices between near equals.
+A `Variant` changes a few compile-time constants of one launch, or of all. The list holds only what fits an H100 and
+spills no registers: `--dry-run` compiles for one, without having it, and writes what each variant needs. A variant is
+timed if its result agrees with that of the shipped tiles. Some change how sums are rounded, and so choices between near
+equals.
 
 Variants are compiled beforehand, in parallel. Then a CUDA graph of whole calls is replayed with each, in turn with the
 shipped tiles, and at last with the fastest variant of each stage together.
@@ -36,6 +37,7 @@ from benchmarks.inputs.cases import LLAVA_VIDEO, ONEVISION, Case, Inputs, inputs
 from benchmarks.measured.machine import describe_gpu, describe_machine
 from fastvid_kernels.kernels import pipeline
 from fastvid_kernels.kernels.launch import Shapes, Step
+from fastvid_kernels.kernels.overlap import OVERLAPPING
 
 CASES = (Case(*ONEVISION), Case(*LLAVA_VIDEO))
 # A graph holds a call on each of several inputs, which evict one another from the cache.
@@ -47,11 +49,12 @@ _DEVICE = torch.device("cuda")
 _MOST_PROCESSES = 12
 # A gain below this is taken for noise.
 _GAIN = 0.01
+EVERY = "every launch"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Other constants of a stage's launch, by the names of the kernel's parameters or of Triton's options."""
+    """Other constants of a stage's launch, or of `EVERY`: the kernel's parameters, or Triton's options, by name."""
 
     stage: str
     constants: tuple[tuple[str, int], ...]
@@ -61,6 +64,8 @@ class Variant:
 
     def applied(self, step: Step, shapes: Shapes) -> Step:
         """The launch with these constants, and with the grid that belongs to them."""
+        if self.stage == EVERY:
+            return replace(step, constants=step.constants | dict(self.constants))
         if step.name != self.stage:
             return step
         changed = step.constants | dict(self.constants)
@@ -103,6 +108,7 @@ def _variants(stage: str, *choices: dict[str, int]) -> Iterator[Variant]:
 
 
 VARIANTS = (
+    *_variants(EVERY, OVERLAPPING),
     *_variants(
         "assign",
         {"ROWS": 128},
@@ -128,6 +134,8 @@ VARIANTS = (
         {"num_stages": 2},
         {"num_stages": 4},
         {"num_stages": 5},
+        {"BLOCK_ROWS": 16},
+        {"BLOCK_ROWS": 32},
     ),
     *_variants(
         "gram",
@@ -191,9 +199,9 @@ def needs(variant: Variant, target: str = "sm_90") -> dict[str, int]:
     with mock.patch.object(pipeline, "_steps", varied_steps((variant,))):
         launches = offline.record_call(target, tokens, retention_ratio=case.retention_ratio)
     pipeline.recipe_for.cache_clear()
-    (launch,) = (one for one in launches if one.name == f"{variant.stage}_kernel")
-    found = offline.compile_for(launch, target).resources
-    return {name: value for name, value in asdict(found).items() if name != "tensor_columns"}
+    changed = [one for one in launches if variant.stage in (EVERY, one.name.removesuffix("_kernel"))]
+    found = [asdict(offline.compile_for(one, target).resources) for one in changed]
+    return {name: max(one[name] for one in found) for name in found[0] if name != "tensor_columns"}
 
 
 def compile_on_device(variant: Variant) -> None:

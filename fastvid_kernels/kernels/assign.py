@@ -19,6 +19,7 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
+from fastvid_kernels.kernels.overlap import wait_for_earlier_launches
 from fastvid_kernels.kernels.plan import context_shares
 from fastvid_kernels.kernels.select import FREE, SALIENT
 from fastvid_kernels.kernels.ties import first_of, has_close_rival, settle_ties
@@ -159,12 +160,14 @@ def assign_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
     SETTLES_TIES: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Slot of the most similar anchor, -1 for a token that joins none, for a tile of a segment's tokens.
 
     The tokens of a segment are tiled as a whole; `tiles` tiles per frame are enough for that. A program handles every
     LANES-th group of its segment's anchor frames, counted from the last, and its share of those left over.
     """
+    wait_for_earlier_launches(OVERLAPS)
     padded = row_vectors * ROW_VECTOR
     lane = tl.program_id(0) % LANES
     t = tl.program_id(0) // LANES

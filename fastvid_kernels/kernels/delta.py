@@ -17,6 +17,7 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
+from fastvid_kernels.kernels.overlap import wait_for_earlier_launches
 from fastvid_kernels.kernels.plan import frame_budget
 
 
@@ -38,12 +39,14 @@ def delta_kernel(
     SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Score of ROWS tokens of an anchor frame, from the squared distance to the nearest denser candidate.
 
     For the densest candidate this distance is +inf, where SPEC takes the largest in the frame. The selection is the
     same: any other delta is at most the distance to the densest, so with either value the densest ranks first.
     """
+    wait_for_earlier_launches(OVERLAPS)
     padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
     n_salient, n_context, _, _ = frame_budget(t, segment_start_ptr, segment_end_ptr, N, K, context_millionths, interval)

@@ -16,6 +16,7 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
+from fastvid_kernels.kernels.overlap import wait_for_earlier_launches
 from fastvid_kernels.kernels.plan import frame_budget
 
 
@@ -37,8 +38,10 @@ def density_kernel(
     SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Mean of the `num_neighbors` smallest squared distances, divided by D, for ROWS tokens of an anchor frame."""
+    wait_for_earlier_launches(OVERLAPS)
     padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
     n_salient, n_context, _, _ = frame_budget(t, segment_start_ptr, segment_end_ptr, N, K, context_millionths, interval)

@@ -21,6 +21,7 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
+from fastvid_kernels.kernels.overlap import wait_for_earlier_launches
 from fastvid_kernels.kernels.plan import context_shares, segment_budget
 from fastvid_kernels.kernels.select import FREE, SALIENT
 
@@ -196,12 +197,14 @@ def emit_kernel(
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """BLOCK_D channels of all rows that one frame keeps, if its ordinal is one of the `ordinals` of this launch.
 
     Where anchor frames go together, the program of the last of these frames merges the anchors of all of them.
     Programs start with the last frames, which are still in cache.
     """
+    wait_for_earlier_launches(OVERLAPS)
     padded = row_vectors * ROW_VECTOR
     t = T - 1 - tl.program_id(0)
     start = tl.load(segment_start_ptr + t)

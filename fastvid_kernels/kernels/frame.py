@@ -7,6 +7,7 @@ import triton.language as tl
 
 from fastvid_kernels.kernels.floats import float_key
 from fastvid_kernels.kernels.launch import OPTIONS, Request, Shapes, Step
+from fastvid_kernels.kernels.overlap import wait_for_earlier_launches
 
 
 @triton.jit
@@ -48,11 +49,13 @@ def frame_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     ROWS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Partial dot product and squared norms over every SPLITS-th block of channels; attention ranks of some tokens.
 
     `feature_ptr` holds features `[T, CHANNELS]`, or tokens `[T, N, CHANNELS]` whose mean is the feature.
     """
+    wait_for_earlier_launches(OVERLAPS)
     t = tl.program_id(0)
     split = tl.program_id(1)
     has_next = t < T - 1

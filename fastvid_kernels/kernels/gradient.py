@@ -15,6 +15,7 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
+from fastvid_kernels.kernels.overlap import wait_for_earlier_launches
 from fastvid_kernels.kernels.plan import segment_budget
 from fastvid_kernels.kernels.select import FREE, SALIENT
 
@@ -50,12 +51,14 @@ def gradient_kernel(
     slots_per_frame,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """BLOCK_D channels of the gradient of BLOCK_TOKENS tokens of a frame. No two programs write the same element.
 
     Terms are added in ascending order of anchor frames, which is descending order of ordinals. Between launches, the
     output holds the float32 sums so far. In half precision it holds their upper 16 bits, and `low_ptr` the lower 16.
     """
+    wait_for_earlier_launches(OVERLAPS)
     padded = row_vectors * ROW_VECTOR
     t = tl.program_id(0)
     start = tl.load(segment_start_ptr + t)

@@ -15,6 +15,7 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
+from fastvid_kernels.kernels.overlap import wait_for_earlier_launches
 from fastvid_kernels.kernels.plan import frame_budget
 
 _BLOCK = 64
@@ -50,8 +51,10 @@ def gram_kernel(
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """One tile on or above the diagonal, over one of SPLITS ranges of channels; stored with its mirror image."""
+    wait_for_earlier_launches(OVERLAPS)
     padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
     _, n_context, _, _ = frame_budget(t, segment_start_ptr, segment_end_ptr, N, K, context_millionths, interval)

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.kernels.groups import GROUP
 from fastvid_kernels.kernels.limits import FRAME_TILES
+from fastvid_kernels.kernels.overlap import APART
 
 _ALIGNMENT = 16
 # Rows of per-token scratch are padded to a multiple of this many elements. Kernels take the number of such vectors in a
@@ -32,7 +33,7 @@ _NEAREST_BYTES = 1 << 26
 _OVERLAID_BYTES = 1 << 20
 # How every kernel is compiled. Products and sums are never fused, so that kernels compute what is written, whatever
 # the compiler's default (Triton 3.6 fuses; Triton 3.10 reverses its default).
-OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
+OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False, **APART}
 # Elements of a tile of distances: 32 registers a thread.
 _CANDIDATE_TILE = 4096
 

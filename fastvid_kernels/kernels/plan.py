@@ -10,6 +10,7 @@ import triton.language as tl
 from fastvid_kernels.kernels.floats import is_finite
 from fastvid_kernels.kernels.launch import OPTIONS, SEGMENT_ARRAYS, Request, Shapes, Step, next_power_of_2
 from fastvid_kernels.kernels.limits import MAX_FRAMES
+from fastvid_kernels.kernels.overlap import wait_for_earlier_launches
 
 # A transition is packed as (quantised cosine + offset) << bits | position, so that one order compares both.
 POSITION_BITS = tl.constexpr(MAX_FRAMES.bit_length() - 1)
@@ -216,8 +217,10 @@ def plan_kernel(
     SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Cut one video after its `min_segments - 1` least similar transitions and after those below tau."""
+    wait_for_earlier_launches(OVERLAPS)
     video = tl.program_id(0)
     start = 0
     end = T

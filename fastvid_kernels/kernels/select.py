@@ -17,6 +17,7 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
+from fastvid_kernels.kernels.overlap import wait_for_earlier_launches
 from fastvid_kernels.kernels.plan import frame_budget
 
 # Values of a token's `state`; that of an anchor is its slot + 1.
@@ -47,8 +48,10 @@ def select_kernel(
     slots_per_frame,
     BLOCK_N: tl.constexpr,
     COLUMNS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     """Select the `n_salient` tokens with the largest attention, and the `n_context` candidates with the best score."""
+    wait_for_earlier_launches(OVERLAPS)
     padded = row_vectors * ROW_VECTOR
     t = first_frame + tl.program_id(0)
     n_salient, n_context, _, rows_before = frame_budget(

@@ -32,7 +32,7 @@ from tests.cuda.on_device import (
 )
 from tests.eager.test_parity import RAGGED, SHAPES, ragged_batch, strided_views, video
 from tests.golden import case_names, load_case
-from tests.kernels.explained import check_call, explanation_of, run_kernels
+from tests.kernels.explained import check_call, explanation_of, overlapping, run_kernels
 from tests.kernels.test_parity import LARGER_SHAPES, NEAR_TIES, near_ties
 from tests.stages import assert_same_bits
 from tests.test_validation import HOSTILE_CU_FRAMES
@@ -289,6 +289,40 @@ def test_a_graph_replays_on_new_inputs(ragged: bool) -> None:
             result.view(torch.uint8).fill_(0xFF)
         graph.replay()
         assert_same(replayed, expected[chosen])
+
+
+needs_overlap = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0), reason="needs sm_90"
+)
+
+
+@needs_overlap
+def test_launches_that_overlap_give_the_same_bits() -> None:
+    """The next call follows at once, so that a launch that did not wait would meet the scratch of another video."""
+    videos = [film(seed, preset) for seed, preset in enumerate(PRESETS)]
+    apart = [prune(*one) for one in videos]
+    with overlapping():
+        for _ in range(REPEATS):
+            for found, expected in zip([prune(*one) for one in videos], apart, strict=True):
+                assert_same(found, expected)
+
+
+@device_only
+@needs_overlap
+def test_a_graph_of_launches_that_overlap_gives_the_same_bits() -> None:
+    videos = [film(seed, preset) for seed, preset in enumerate(PRESETS)]
+    apart = [prune(*one) for one in videos]
+    with overlapping():
+        prune(*videos[0])
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            replayed = [prune(*one) for one in videos]
+    for _ in range(REPEATS):
+        for result in sum(replayed, ()):
+            result.view(torch.uint8).fill_(0xFF)
+        graph.replay()
+        for found, expected in zip(replayed, apart, strict=True):
+            assert_same(found, expected)
 
 
 @device_only

@@ -22,7 +22,7 @@ from tests.emulator import Emulator
 from tests.emulator.guarded import emulated_calls
 from tests.emulator.lane import can_emulate
 from tests.emulator.library import Options, Order, TensorCores
-from tests.kernels.explained import run_kernels
+from tests.kernels.explained import overlapping, run_kernels
 from tests.stages import assert_same_bits
 
 pytestmark = pytest.mark.skipif(not can_emulate(), reason="needs g++, and kernels that are compiled")
@@ -125,7 +125,7 @@ def test_the_order_of_blocks_and_warps_does_not_matter(options: Options) -> None
     assert_same_bits(call.output, clean().output)
 
 
-@pytest.mark.parametrize("kernel", ["gram", "density", "select", "assign", "emit"])
+@pytest.mark.parametrize("kernel", ["plan", "gram", "density", "select", "assign", "emit"])
 def test_missing_barriers(kernel: str) -> None:
     found = planted(kernel, replaced(r"bar\.sync\s+0;", ""))
     assert_found(found, "between warps in shared memory")
@@ -134,6 +134,33 @@ def test_missing_barriers(kernel: str) -> None:
 def test_a_missing_barrier_between_what_warps_exchange_in_global_memory() -> None:
     found = planted("plan", replaced(r"bar\.sync\s+0;", ""), run=run_many_frames)
     assert_found(found, "between warps in global memory")
+
+
+def run_overlapping(emulator: Emulator, dtype: torch.dtype) -> Call:
+    """A call whose launches may start before earlier ones have ended."""
+    with overlapping():
+        return run(emulator, dtype)
+
+
+def test_launches_that_overlap() -> None:
+    emulator = Emulator(90)
+    call = run_overlapping(emulator, torch.bfloat16)
+    assert emulator.findings == {}
+    assert all("griddepcontrol.wait" in one.ptx for one in emulator.compiled.values())
+    apart = run(Emulator(90))
+    assert torch.equal(call.indices, apart.indices)
+    assert_same_bits(call.output, apart.output)
+
+
+@pytest.mark.parametrize("kernel", ["frame", "plan", "gram", "density", "delta", "select", "assign", "emit"])
+def test_memory_used_before_earlier_launches_are_waited_for(kernel: str) -> None:
+    def late(ptx: str) -> str:
+        wait = "griddepcontrol.wait ;"
+        assert wait in ptx
+        return ptx.replace(wait, "").replace("\tret;", f"\t{wait}\n\tret;")
+
+    found = planted(kernel, late, arch=90, run=run_overlapping)
+    assert_found(found, "before earlier launches are waited for")
 
 
 def test_copies_that_are_not_waited_for() -> None:

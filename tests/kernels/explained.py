@@ -7,15 +7,19 @@ distances and scores from its s and distances, each within a few roundings, then
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 import reference
 from fastvid_kernels import AnchorFrame, Explanation, PruneConfig
-from fastvid_kernels.kernels import pipeline
+from fastvid_kernels.kernels import launch, pipeline
+from fastvid_kernels.kernels.overlap import OVERLAPPING
 from fastvid_kernels.kernels.pipeline import Call
 from tests.emulator.lane import INTERPRETED
 from tests.stages import COSINE_MARGIN, DISTANCE_ERROR, ROUNDING, check_against_oracle
@@ -47,6 +51,15 @@ def run_kernels(
         memory.view(-1).view(torch.uint8).fill_(poison)
     pipeline.launch(call)
     return call
+
+
+@contextmanager
+def overlapping() -> Iterator[None]:
+    """In this context the launches of a call may start before earlier ones have ended."""
+    pipeline.recipe_for.cache_clear()
+    with mock.patch.dict(launch.OPTIONS, OVERLAPPING):
+        yield
+    pipeline.recipe_for.cache_clear()
 
 
 def explanation_of(call: Call) -> Explanation:

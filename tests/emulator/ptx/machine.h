@@ -86,6 +86,7 @@ struct Warp {
   LaneMask executing = 0;  // of these, the lanes whose guard lets them run the instruction
   std::vector<Path> elsewhere;
   bool at_barrier = false, done = false;
+  bool waits_for_launches = false;  // griddepcontrol.wait is still to come
 
   AsyncQueue<AsyncCopy> copies;
   AsyncQueue<AsyncProduct> products;
@@ -164,6 +165,7 @@ struct Program {
   std::map<std::string, int> labels;
   std::map<std::string, int> parameter_offsets;
   int parameter_bytes = 0;
+  bool waits_for_launches = false;  // with griddepcontrol.wait, since it may start before earlier launches have ended
   int narrow_registers = 0, wide_registers = 0, predicate_registers = 0;
   std::vector<Constant> narrow_constants, wide_constants;
 };

@@ -88,6 +88,7 @@ std::optional<Place> locate_global(Warp& warp, uint64_t address, uint32_t bytes)
     report("global memory out of bounds");
     return {};
   }
+  if (warp.waits_for_launches) report("global memory before earlier launches are waited for");
   const uint64_t offset = address - region->base;
   History* history = machine.options.races ? &region->history[offset / 2] : nullptr;
   return Place{reinterpret_cast<uint8_t*>(address), &region->defined[offset], history,

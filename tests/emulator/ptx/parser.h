@@ -79,7 +79,7 @@ const std::unordered_map<std::string, Factory>& arithmetic();
 Execute make_memory(Operands& operands);     // ld, st, red, atom, cp, ldmatrix, stmatrix
 Execute make_collective(Operands& operands); // shfl, vote, redux
 Execute make_tensor_core(Operands& operands); // mma, wgmma
-Execute make_control(Operands& operands, const Program& program);  // bra, bar, ret, trap
+Execute make_control(Operands& operands, Program& program);  // bra, bar, ret, trap, griddepcontrol
 Execute make_move(Operands& operands);       // mov: special registers, {a, b}, predicates, the rest
 
 std::unique_ptr<Program> parse(const std::string& text);

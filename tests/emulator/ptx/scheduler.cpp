@@ -49,7 +49,7 @@ void leave(Warp& warp) {
 
 }  // namespace
 
-Execute make_control(Operands& operands, const Program& program) {
+Execute make_control(Operands& operands, Program& program) {
   const std::string &family = operands.parts()[0], &opcode = operands.opcode();
   if (family == "bra") return make_branch(operands, program);
   if (family == "ret" || family == "exit") return leave;
@@ -66,6 +66,14 @@ Execute make_control(Operands& operands, const Program& program) {
       warp.at_barrier = true;
     };
   }
+  if (opcode == "griddepcontrol.wait") {
+    program.waits_for_launches = true;
+    return [](Warp& warp) {
+      if (warp.executing != warp.alive) report("wait for earlier launches in a diverged warp");
+      warp.waits_for_launches = false;
+    };
+  }
+  if (opcode == "griddepcontrol.launch_dependents") return [](Warp&) {};
   if (family == "membar" || family == "fence") return [](Warp&) {};
   operands.unsupported("no such instruction");
 }
@@ -131,6 +139,7 @@ void reset(Warp& warp, Block& block, const Program& program, int index) {
   warp.active = warp.alive = kAllLanes;
   warp.elsewhere.clear();
   warp.at_barrier = warp.done = false;
+  warp.waits_for_launches = program.waits_for_launches;
   warp.copies = {};
   warp.products = {};
   warp.undefined_when_done.clear();
