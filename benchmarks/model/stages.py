@@ -39,7 +39,7 @@ def frame(s: Scenario, arguments: Arguments, launches: int) -> Work:
 
 
 def plan(s: Scenario, arguments: Arguments, launches: int) -> Work:
-    """One block reads the partial sums, ranks the transitions, and labels frames.
+    """One block reads the partial sums, orders the transitions, and labels frames.
 
     A video of up to BLOCK frames stays in registers, and exchanges between threads take about as long as a load. Of a
     longer one, the smallest transition is taken `min_segments - 1` times, and every pass goes through memory.

@@ -131,8 +131,8 @@ def _cut_short_video(
     is_transition = position < end - start - 1
     packed = _packed_transitions(partial_ptr, start, position, is_transition, SPLITS, BLOCK_SPLITS)
     packed = tl.where(is_transition, packed, _LARGEST)
-    rank = tl.sum((packed[:, None] < packed[None, :]).to(tl.int32), axis=0)
-    is_cut = is_transition & ((rank < min_segments - 1) | ((packed >> POSITION_BITS) < threshold))
+    last = tl.max(tl.where(position < min_segments - 1, tl.sort(packed), -1), axis=0)
+    is_cut = is_transition & ((packed <= last) | ((packed >> POSITION_BITS) < threshold))
     frame = start + position
     next_start = tl.associative_scan(tl.where(is_cut, frame + 1, start), 0, _larger)
     segment_end = tl.associative_scan(tl.where(is_cut, frame + 1, end), 0, _smaller, reverse=True)
