@@ -41,10 +41,10 @@ def frame(s: Scenario, arguments: Arguments, launches: int) -> Work:
 def plan(s: Scenario, arguments: Arguments, launches: int) -> Work:
     """One block reads the partial sums, orders the transitions, and labels frames.
 
-    A video of up to BLOCK frames stays in registers, and exchanges between threads take about as long as a load. Of a
+    A video of up to SHORT frames stays in registers, and exchanges between threads take about as long as a load. Of a
     longer one, the smallest transition is taken `min_segments - 1` times, and every pass goes through memory.
     """
-    passes = min(arguments["min_segments"] - 1, s.frames - 1) + 4 if s.frames > arguments["BLOCK"] else 1
+    passes = min(arguments["min_segments"] - 1, s.frames - 1) + 4 if s.frames > arguments["SHORT"] else 1
     partial = s.frames * arguments["SPLITS"] * 3 * 8
     return Work(
         "plan",

@@ -124,10 +124,10 @@ def _cut_short_video(
     threshold,
     SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    SHORT: tl.constexpr,
 ):
-    """Cut a video of at most BLOCK frames in registers: nothing is stored to be loaded again."""
-    position = tl.arange(0, BLOCK)
+    """Cut a video of at most SHORT frames in registers: nothing is stored to be loaded again."""
+    position = tl.arange(0, SHORT)
     is_transition = position < end - start - 1
     packed = _packed_transitions(partial_ptr, start, position, is_transition, SPLITS, BLOCK_SPLITS)
     packed = tl.where(is_transition, packed, _LARGEST)
@@ -216,6 +216,7 @@ def plan_kernel(
     HAS_CU_FRAMES: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
+    SHORT: tl.constexpr,
     BLOCK: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
@@ -230,10 +231,10 @@ def plan_kernel(
         if video < videos - 1:
             end = _video_bound(cu_frames_ptr, video + 1, T, BLOCK)
     # Both ways find the same cuts.
-    if end - start <= BLOCK:
+    if end - start <= SHORT:
         _cut_short_video(
             partial_ptr, segment_start_ptr, segment_end_ptr, start, end, min_segments, threshold,
-            SPLITS, BLOCK_SPLITS, BLOCK,
+            SPLITS, BLOCK_SPLITS, SHORT,
         )  # fmt: skip
     else:
         _cut_long_video(
@@ -266,6 +267,8 @@ def plan_step(request: Request, shapes: Shapes) -> Step:
             "HAS_CU_FRAMES": is_batch,
             "SPLITS": shapes.feature_splits,
             "BLOCK_SPLITS": next_power_of_2(shapes.feature_splits),
+            # A tile of all splits of 128 frames would leave too few registers for the rest.
+            "SHORT": 64,
             "BLOCK": 128,
             **OPTIONS,
         },
