@@ -48,7 +48,7 @@ class Processor(PrunedProcessor, upstream.Glm4vMultiModalProcessor):
         if len(texts) != frames + 1:
             raise ValueError(
                 f"a video must have one timestamp for each of its {frames} temporal patches, got {len(texts) - 1}: its "
-                "metadata does not fit its frames"
+                "metadata, or mm_processor_kwargs such as fps, do not fit its frames"
             )
         return texts
 
@@ -91,7 +91,6 @@ class Glm4vForConditionalGeneration(
         config = self.config
         if self.prepare_pruning(vllm_config, config.vision_config.out_hidden_size, [config.image_token_id]):
             self.prepare_tower()
-            self.refuse_adapters_of_the_embedding()
 
     def _parse_and_validate_video_input(self, **kwargs: Any) -> Any:
         texts = kwargs.pop(TEXTS, None)

@@ -79,11 +79,10 @@ class PrunedModel:
         return embeddings, positions, delta(positions)
 
 
-class PrunedQwen(PrunedModel):
+class PrunedByGrid(PrunedModel):
     """Base class of Qwen and GLM models: hooks on the tower, and the pruning of videos given their grids."""
 
     visual: Any
-    language_model: Any
 
     def prepare_tower(self) -> None:
         """Register the hooks that score the tokens, if the attention comes from the tower."""
@@ -134,7 +133,7 @@ class PrunedQwen(PrunedModel):
         return pruned
 
 
-class TextBetweenFrames(PrunedQwen):
+class TextBetweenFrames(PrunedByGrid):
     """Base class of models with text between the frames of a video, which is embedded with the video.
 
     How many tokens of a frame are kept depends on the video, and with it where the text between frames stands. So a
@@ -153,15 +152,6 @@ class TextBetweenFrames(PrunedQwen):
         length = feature.mm_position.length
         words = length - frames * self.serving.kept_per_frame(rows * columns)
         return Item(feature.mm_position.offset, length, words + frames * max(rows, columns))
-
-    def refuse_adapters_of_the_embedding(self) -> None:
-        """Let vLLM refuse LoRA adapters that change the embedding.
-
-        Where text between frames is embedded with its video, vLLM does not know which adapter a request has.
-        """
-        others = dict(getattr(self.language_model, "embedding_modules", {}))
-        others.pop("embed_tokens", None)
-        self.language_model.embedding_modules = others
 
 
 def image_item(feature: Any, rows: Tensor) -> Item:

@@ -76,11 +76,11 @@ def in_grid(frames: int, rows: int, columns: int, per_frame: float = 1.0) -> Ten
     return torch.stack([axis.flatten() for axis in grid])
 
 
-def between_texts(texts: Sequence[int], rows: int, columns: int, kept: Tensor) -> Tensor:
+def between_texts(lengths: Sequence[int], rows: int, columns: int, kept: Tensor) -> Tensor:
     """Relative positions of a video with text around its F frames, int64 `[3, length]`.
 
     Args:
-        texts: F + 1 numbers of text tokens: before the first frame, between frames, and after the last one.
+        lengths: F + 1 numbers of text tokens: before the first frame, between frames, and after the last one.
         rows: number of rows of tokens in a frame.
         columns: number of tokens in a row.
         kept: int64 `[kept]`, ascending: `frame * rows * columns + place` of the kept tokens.
@@ -89,9 +89,9 @@ def between_texts(texts: Sequence[int], rows: int, columns: int, kept: Tensor) -
     at = 0
     frames = torch.div(kept, rows * columns, rounding_mode="floor")
     grid = in_grid(1, rows, columns)
-    for frame, text in enumerate(texts):
-        parts.append(torch.arange(at, at + text).expand(3, -1))
-        at += text
+    for frame, length in enumerate(lengths):
+        parts.append(torch.arange(at, at + length).expand(3, -1))
+        at += length
         # After the last frame there is only text.
         parts.append(grid[:, kept[frames == frame] % (rows * columns)] + at)
         at += max(rows, columns)

@@ -36,7 +36,7 @@ class Qwen2_5_VLForConditionalGeneration(PlacedInTime, upstream.Qwen2_5_VLForCon
             self.prepare_tower()
 
     def in_rows(self, scores: Tensor, grid: Grid) -> Tensor:
-        """See `PrunedQwen`. The tower orders a frame's tokens window by window."""
+        """See `PrunedByGrid`. The tower orders a frame's tokens window by window."""
         order = self.visual.get_window_index_thw(*grid)[0].to(scores.device)
         return torch.empty_like(scores.flatten()).index_copy(0, order, scores.flatten()).view(scores.shape)
 

@@ -12,7 +12,7 @@ from vllm.model_executor.models.interfaces import SupportsMultiModalPruning
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from fastvid_kernels.vision import TowerScore
-from fastvid_kernels.vllm.model import PrunedQwen, image_item
+from fastvid_kernels.vllm.model import PrunedByGrid, image_item
 from fastvid_kernels.vllm.placement import Item, in_grid, with_positions
 from fastvid_kernels.vllm.processing import PrunedQwenProcessor
 from fastvid_kernels.vllm.settings import METHOD, Serving
@@ -45,7 +45,7 @@ class FullStopBehindVideos:
         return text.replace(video, f"{video}.")
 
 
-class PlacedInTime(PrunedQwen):
+class PlacedInTime(PrunedByGrid):
     """Base class of models whose videos are one run of placeholders each, without text between frames."""
 
     config: Any
@@ -105,7 +105,7 @@ class Qwen2VLForConditionalGeneration(
             self.prepare_tower()
 
     def block_scorer(self, score: TowerScore) -> ServedBlockScorer:
-        """See `PrunedQwen`. Here each rank has a slice of the queries, keys and values in a row."""
+        """See `PrunedByGrid`. Here each rank has a slice of the queries, keys and values in a row."""
         heads = self.visual.blocks[-1].attn.num_attention_heads_per_partition * get_tensor_model_parallel_world_size()
         return SlicedBlockScorer(heads, score, self.visual.spatial_merge_size**2, tensor_model_parallel_all_gather)
 
@@ -114,4 +114,5 @@ class Qwen2VLForConditionalGeneration(
         config = super().get_encoder_cudagraph_config()
         if self.serving is None:
             return config
-        return replace(config, modalities=[one for one in config.modalities if one != "video"])
+        images = [one for one in config.modalities if one != "video"]
+        return replace(config, modalities=images, max_frames_per_video=1)

@@ -34,7 +34,11 @@ class Qwen3VLForConditionalGeneration(TextBetweenFrames, upstream.Qwen3VLForCond
         # The DeepStack features of the first layers are further channels beside the tokens.
         if self.prepare_pruning(vllm_config, self.visual_dim + self.multiscale_dim, ids):
             self.prepare_tower()
-            self.refuse_adapters_of_the_embedding()
+            # The text between frames is embedded with its video, where vLLM does not know which adapter a request has:
+            # vLLM then refuses LoRA adapters that change the embedding. It refuses them for GLM anyhow.
+            others = dict(getattr(self.language_model, "embedding_modules", {}))
+            others.pop("embed_tokens", None)
+            self.language_model.embedding_modules = others
 
     def _postprocess_image_embeds_evs(self, image_embeds_split: Any, image_input: Any) -> Any:
         if self.serving is None:
@@ -52,13 +56,13 @@ class Qwen3VLForConditionalGeneration(TextBetweenFrames, upstream.Qwen3VLForCond
         if self.serving is None:
             return super()._postprocess_video_embeds_evs(video_embeds_split, video_input)
         return tuple(
-            self._with_words(embeddings, kept, grid, timestamps)
+            self._with_texts(embeddings, kept, grid, timestamps)
             for (embeddings, kept), grid, timestamps in zip(
                 video_embeds_split, video_input["video_grid_thw"].tolist(), video_input.timestamps, strict=True
             )
         )
 
-    def _with_words(self, embeddings: Tensor, kept: Any, grid: list[int], timestamps: Any) -> Tensor:
+    def _with_texts(self, embeddings: Tensor, kept: Any, grid: list[int], timestamps: Any) -> Tensor:
         """A video as in the prompt: the text between its frames, its kept tokens, and their positions."""
         # Tokens are replaced by merged ones; of the DeepStack channels, those of kept tokens are selected.
         rows = torch.cat([kept.tokens, embeddings[kept.indices, self.visual_dim :]], dim=1)
@@ -82,6 +86,6 @@ class Qwen3VLForConditionalGeneration(TextBetweenFrames, upstream.Qwen3VLForCond
         # The tokens of a frame stand behind its start mark.
         firsts = [start + 1 for start in given["is_vision_start"].nonzero()[:, 0].tolist()]
         ends = [first + count for first, count in zip(firsts, given["num_tokens_per_frame"], strict=True)]
-        texts = [first - end for first, end in zip([*firsts, given["seq_len"]], [0, *ends], strict=True)]
-        positions = between_texts(texts, rows // merge, columns // merge, given["retention_mask"].cpu())
-        return position_channels(positions, lead=texts[0]).to(given["device"], self.visual.dtype)
+        lengths = [first - end for first, end in zip([*firsts, given["seq_len"]], [0, *ends], strict=True)]
+        positions = between_texts(lengths, rows // merge, columns // merge, given["retention_mask"].cpu())
+        return position_channels(positions, lead=lengths[0]).to(given["device"], self.visual.dtype)

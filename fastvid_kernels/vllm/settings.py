@@ -12,7 +12,7 @@ from fastvid_kernels.api import Backend
 from fastvid_kernels.config import PruneConfig
 
 METHOD = "fastvid"
-# 0.32.0 is tested. 0.33 is not, but the files that matter are the same, so it is supported too.
+# 0.32.0 is tested. 0.33 is not, but the code that matters is the same, so it is supported too.
 SUPPORTED = ("0.32", "0.33")
 
 _RATIO = "retention_ratio"

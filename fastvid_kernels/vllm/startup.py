@@ -98,7 +98,7 @@ class LlavaOnevisionConfig(_Config):
         text.rope_parameters["mrope_section"] = [head_dim // 2, 0, 0]
 
 
-class QwenConfig(_Config):
+class TowerConfig(_Config):
     """Qwen and GLM models have M-RoPE already."""
 
     defaults = qwen_vl.DEFAULTS
@@ -126,7 +126,7 @@ class QwenConfig(_Config):
             )
 
 
-class HybridQwenConfig(QwenConfig):
+class HybridConfig(TowerConfig):
     """vLLM has a hook of its own for Qwen3.5, whose layers with linear attention keep a state."""
 
     upstream = Qwen3_5ForConditionalGenerationConfig
@@ -134,14 +134,14 @@ class HybridQwenConfig(QwenConfig):
 
 CONFIGS = {
     "LlavaOnevisionForConditionalGeneration": LlavaOnevisionConfig,
-    "Qwen2VLForConditionalGeneration": QwenConfig,
-    "Qwen2_5_VLForConditionalGeneration": QwenConfig,
-    "Qwen3VLForConditionalGeneration": QwenConfig,
-    "Qwen3VLMoeForConditionalGeneration": QwenConfig,
-    "Qwen3_5ForConditionalGeneration": HybridQwenConfig,
-    "Qwen3_5MoeForConditionalGeneration": HybridQwenConfig,
-    "Glm4vForConditionalGeneration": QwenConfig,
-    "Glm4vMoeForConditionalGeneration": QwenConfig,
+    "Qwen2VLForConditionalGeneration": TowerConfig,
+    "Qwen2_5_VLForConditionalGeneration": TowerConfig,
+    "Qwen3VLForConditionalGeneration": TowerConfig,
+    "Qwen3VLMoeForConditionalGeneration": TowerConfig,
+    "Qwen3_5ForConditionalGeneration": HybridConfig,
+    "Qwen3_5MoeForConditionalGeneration": HybridConfig,
+    "Glm4vForConditionalGeneration": TowerConfig,
+    "Glm4vMoeForConditionalGeneration": TowerConfig,
 }
 
 

@@ -16,6 +16,8 @@ import torch
 
 pytest.importorskip("triton")
 
+from fastvid_kernels import PruneConfig
+from fastvid_kernels.kernels import pipeline
 from fastvid_kernels.kernels.pipeline import Call
 from tests.eager.test_parity import video
 from tests.emulator import Emulator
@@ -150,6 +152,21 @@ def test_launches_that_overlap() -> None:
     apart = run(Emulator(90))
     assert torch.equal(call.indices, apart.indices)
     assert_same_bits(call.output, apart.output)
+
+
+def test_launches_of_a_backward_pass_that_overlap() -> None:
+    inputs = video(5, 66, 64, torch.bfloat16, seed=3)
+    config = PruneConfig(**HYPERPARAMETERS)
+    grad = torch.ones(5 * config.kept_per_frame(66), 64, dtype=torch.bfloat16)
+    emulators = Emulator(90), Emulator(90)
+    with emulated_calls(emulators[0]):
+        apart = pipeline.prune_backward(grad, *inputs, None, config)
+    with overlapping(), emulated_calls(emulators[1]):
+        together = pipeline.prune_backward(grad, *inputs, None, config)
+    assert emulators[0].findings == emulators[1].findings == {}
+    assert all("griddepcontrol.wait" in one.ptx for one in emulators[1].compiled.values())
+    assert "gradient_kernel" in {one.name for one in emulators[1].compiled.values()}
+    assert_same_bits(together, apart)
 
 
 @pytest.mark.parametrize("kernel", ["frame", "plan", "gram", "density", "delta", "select", "assign", "emit"])

@@ -57,9 +57,11 @@ def run_kernels(
 def overlapping() -> Iterator[None]:
     """In this context the launches of a call may start before earlier ones have ended."""
     pipeline.recipe_for.cache_clear()
-    with mock.patch.dict(launch.OPTIONS, OVERLAPPING):
-        yield
-    pipeline.recipe_for.cache_clear()
+    try:
+        with mock.patch.dict(launch.OPTIONS, OVERLAPPING):
+            yield
+    finally:
+        pipeline.recipe_for.cache_clear()
 
 
 def explanation_of(call: Call) -> Explanation:

@@ -20,7 +20,7 @@ os.environ |= engine.ENVIRONMENT
 
 @pytest.fixture(scope="module")
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
-    """The family that the parameter names: "llava", or a kind of Qwen."""
+    """The family that the parameter names: "llava", or a kind of Qwen or GLM."""
     # Imported only here, since both load transformers.
     from tests.vllm.llava import Llava
     from tests.vllm.qwen import Qwen

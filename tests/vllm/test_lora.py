@@ -46,6 +46,7 @@ def test_requests_with_adapters_and_without(family: Qwen, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("family", ["qwen3", "glm4.1"], indirect=True)
 def test_an_adapter_of_the_embedding_is_refused(family: Qwen, tmp_path: Path) -> None:
+    """By the plug-in for Qwen3-VL, by vLLM itself for GLM."""
     adapter(family.model, r".*language_model\.embed_tokens", tmp_path)
     request = family.requests()["video"]
     with (

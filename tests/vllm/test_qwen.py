@@ -68,3 +68,28 @@ def test_what_vllm_warms_up_with_is_processed(family: Qwen, served: Engine) -> N
     counts = {"image": 1, "video": 1 if family.is_glm else 2}
     made = processor.get_dummy_mm_inputs(counts)["mm_placeholders"]
     assert {name: len(ranges) for name, ranges in made.items()} == counts
+
+
+@pytest.mark.parametrize("family", ["qwen2"], indirect=True)
+def test_graphs_of_the_tower_hold_no_videos(family: Qwen, served: Engine) -> None:
+    """They would leave pruning out."""
+    assert served.model.get_encoder_cudagraph_config().modalities == ["image"]
+
+
+@pytest.mark.parametrize("family", ["glm4.1"], indirect=True)
+def test_timestamps_that_do_not_fit_the_frames(family: Qwen, served: Engine) -> None:
+    """vLLM computes timestamps without the request's fps; unpruned, such a request ends the engine."""
+    frames, metadata = video(1, 40)
+    sampled = Request(CLIP, ((frames, metadata | {"fps": 8.0, "duration": 5.0, "do_sample_frames": True}),))
+    with pytest.raises(ValueError, match="one timestamp for each of its"):
+        served.llm.generate([sampled.for_vllm() | {"mm_processor_kwargs": {"fps": 1}}], use_tqdm=False)
+
+
+@pytest.mark.parametrize("family", ["glm4.6"], indirect=True)
+def test_timestamps_are_whole_seconds(family: Qwen, served: Engine) -> None:
+    """As vLLM writes them. All placeholders stand in the first frame, so the timestamps follow one another."""
+    frames, metadata = video(1, 12)
+    request = Request(CLIP, ((frames, metadata | {"fps": 3.0, "duration": 4.0}),))
+    (output,) = served.llm.generate([request.for_vllm()], use_tqdm=False)
+    prompt = family.processor.tokenizer.decode(output.prompt_token_ids, skip_special_tokens=True)
+    assert prompt == "".join(f"{first // 3}.0 seconds" for first in range(0, 12, 2))
