@@ -131,6 +131,7 @@ def _cut_short_video(
     is_transition = position < end - start - 1
     packed = _packed_transitions(partial_ptr, start, position, is_transition, SPLITS, BLOCK_SPLITS)
     packed = tl.where(is_transition, packed, _LARGEST)
+    # The largest of the `min_segments - 1` smallest, or -1, which no transition reaches.
     last = tl.max(tl.where(position < min_segments - 1, tl.sort(packed), -1), axis=0)
     is_cut = is_transition & ((packed <= last) | ((packed >> POSITION_BITS) < threshold))
     frame = start + position
