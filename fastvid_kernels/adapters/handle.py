@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from fastvid_kernels.adapters.hooks import ChildHook
+from fastvid_kernels.adapters.hooks import ChildHook, remove_copies
 from fastvid_kernels.config import PruneConfig
 
 _ATTRIBUTE = "fastvid_handle"
@@ -59,8 +59,11 @@ class FastVidHandle:
 
     def remove(self) -> None:
         """Restore the model; a second call does nothing."""
+        numbers: set[int] = set()
         for hook in self._hooks:
             hook.remove()
+            numbers |= hook.numbers if isinstance(hook, ChildHook) else {hook.id}
+        remove_copies(self.model, numbers)
         for owner, name in self._attributes:
             owner.__dict__.pop(name, None)
         self._hooks, self._attributes = [], []

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+
+def remove_copies(model: nn.Module, numbers: AbstractSet[int]) -> None:
+    """Remove copies of hooks from a model's modules.
+
+    PEFT copies modules that it trains whole. A copy has the hooks of its original, under the same numbers.
+
+    Args:
+        model: the model.
+        numbers: `RemovableHandle.id` of the hooks. Those of others are never removed.
+    """
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for number in [number for number in numbers & hooks.keys() if _is_ours(hooks[number])]:
+                hooks.pop(number)
+                for options in (
+                    module._forward_pre_hooks_with_kwargs,
+                    module._forward_hooks_with_kwargs,
+                    module._forward_hooks_always_called,
+                ):
+                    options.pop(number, None)
+
+
+def _is_ours(hook: Any) -> bool:
+    """Whether a hook is an object of the adapters, or a method of one."""
+    return type(getattr(hook, "__self__", hook)).__module__.startswith(__package__)
 
 
 class Recorder:
@@ -41,10 +68,14 @@ class ChildHook:
         path: names of children, joined by dots.
         hook: as for `nn.Module.register_forward_hook`; with `before`, as for `register_forward_pre_hook` with keywords.
         before: whether the hook runs before the module.
+
+    Attributes:
+        numbers: `RemovableHandle.id` of every registration so far.
     """
 
     def __init__(self, parent: nn.Module, path: str, hook: Any, *, before: bool = False) -> None:
         self.path = path
+        self.numbers: set[int] = set()
         self._parent = parent
         self._hook = hook
         self._before = before
@@ -64,6 +95,7 @@ class ChildHook:
             self._handle = child.register_forward_pre_hook(self._hook, with_kwargs=True)
         else:
             self._handle = child.register_forward_hook(self._hook)
+        self.numbers.add(self._handle.id)
 
     def remove(self) -> None:
         """Remove the hook; a second call does nothing."""

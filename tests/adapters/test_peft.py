@@ -218,55 +218,64 @@ def test_a_language_model_that_is_wrapped_later(wrap: str, siglip_directory: Any
     torch.testing.assert_close(found, independent.decoded(twin, embeds, positions), rtol=0, atol=1e-4)
 
 
-def test_hooks_that_peft_has_copied(siglip_directory: Any) -> None:
-    """Hooks that are in the copy for good would prune beside those of the next patch."""
-    model = patched(tiny.llava_onevision, FIRST, "q_proj", saved="language_model", siglip=siglip_directory)
-    inputs = test_onevision_prefill.inputs_of(video_prompt(3))
+@torch.no_grad()
+def test_hooks_that_peft_has_copied_are_removed(siglip_directory: Any, head: Any) -> None:
+    """Hooks that stayed in the copy would prune beside those of the next patch."""
+    options = {"siglip": siglip_directory, **tiny.HYPERPARAMETERS}
+    model = patched(tiny.llava_onevision, FIRST, "q_proj", saved="language_model", **options)
+    twin = wrapped(tiny.llava_onevision(), "q_proj", saved="language_model")
+    prompt = video_prompt(3)
+    inputs = test_onevision_prefill.inputs_of(prompt)
     with pytest.raises(RuntimeError, match=REPLACED):
         model(**inputs)
     model.fastvid_handle.remove()
+    assert not hooks_of(model)
+    assert torch.equal(model(**inputs).logits, twin(**inputs).logits)
+    apply_fastvid(model, **options)
+    embeds, positions = independent.embedded(twin.base_model.model, head, prompt, tiny.HYPERPARAMETERS)
+    expected = independent.decoded(twin.base_model.model, embeds, positions)
+    torch.testing.assert_close(model(**inputs).logits[0, positions], expected, rtol=0, atol=1e-4)
+
+
+def hooks_of(model: Any) -> list[Any]:
+    names = [name for name in vars(torch.nn.Module()) if name.startswith("_forward")]
+    assert len(names) == 5
+    return [hook for module in model.modules() for name in names for hook in getattr(module, name).values()]
+
+
+@pytest.mark.parametrize("saved", ["multi_modal_projector", "visual"])
+def test_no_copies_of_hooks_pile_up(saved: str, siglip_directory: Any) -> None:
+    model = tiny.llava_onevision() if saved == "multi_modal_projector" else tiny_qwen.model("qwen2.5")
+    options = {"siglip": siglip_directory} if saved == "multi_modal_projector" else {}
+    for _ in range(2):
+        handle = apply_fastvid(model, **options)
+        model = wrapped(model, "q_proj", saved=saved)
+        assert hooks_of(model)
+        handle.remove()
+        assert not hooks_of(model)
+        model = model.merge_and_unload()
+
+
+def test_hooks_of_others_stay(siglip_directory: Any) -> None:
+    """Those of a patched model that shares a module, too."""
+    model, other = tiny.llava_onevision(), tiny.llava_onevision()
+    projector = model.model.multi_modal_projector = other.model.multi_modal_projector
+    projector.register_forward_pre_hook(print, with_kwargs=True)
+    apply_fastvid(other, siglip=siglip_directory)
+    before = hooks_of(other)
+    apply_fastvid(model, siglip=siglip_directory).remove()
+    assert hooks_of(other) == before
+    model.model.language_model = other.model.language_model
+    with pytest.raises(RuntimeError, match="has the hooks of an earlier apply_fastvid"):
+        apply_fastvid(model, siglip=siglip_directory)
+    assert hooks_of(other) == before
+
+
+def test_a_language_model_copied_from_a_patched_model(siglip_directory: Any) -> None:
+    """Its hooks would prune beside those of the next patch."""
+    model, other = tiny.llava_onevision(), tiny.llava_onevision()
+    apply_fastvid(other, siglip=siglip_directory)
+    model.model.language_model = copy.deepcopy(other.model.language_model)
     with pytest.raises(RuntimeError, match="has the hooks of an earlier apply_fastvid"):
         apply_fastvid(model, siglip=siglip_directory)
     assert not hasattr(model, "fastvid_handle")
-
-
-def test_a_class_of_the_user_s_own(siglip_directory: Any) -> None:
-    class Mine(peft.PeftModel):
-        pass
-
-    model = Mine(tiny.llava_onevision(), peft.LoraConfig(target_modules=["q_proj"]))
-    assert apply_fastvid(model, siglip=siglip_directory).model is model.base_model.model
-
-
-@pytest.mark.parametrize("wrap", ["PEFT", "torch.compile"])
-@pytest.mark.parametrize("kind", ["llava", "qwen2.5"])
-def test_a_model_whose_inner_model_is_wrapped(wrap: str, kind: str) -> None:
-    """The inner model calls its own methods, not what is set on a wrapper around it."""
-    model = tiny.llava_onevision() if kind == "llava" else tiny_qwen.model(kind)
-    model.model = wrapped(model.model, "q_proj") if wrap == "PEFT" else torch.compile(model.model)
-    with pytest.raises(TypeError, match=r"must not be wrapped before apply_fastvid.* get_video_features is that of"):
-        apply_fastvid(model, **({"attention": "uniform"} if kind == "llava" else {}))
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"num_virtual_tokens": 3, "token_dim": 48, "num_attention_heads": 6, "num_layers": 1}, "PROMPT_TUNING"),
-        ({"target_modules": ["q_proj"], "alora_invocation_tokens": [5]}, "LORA with alora_invocation_tokens"),
-    ],
-)
-def test_peft_that_does_more_than_replace_layers(config: dict[str, Any], message: str) -> None:
-    kind = peft.LoraConfig if "target_modules" in config else peft.PromptTuningConfig
-    made = kind(task_type="CAUSAL_LM", **config)
-    made.num_transformer_submodules = 1
-    model = peft.get_peft_model(tiny.llava_onevision(), made)
-    with pytest.raises(TypeError, match=f"adapters only replace layers, as LoRA does, got {message}"):
-        apply_fastvid(model)
-
-
-def test_x_lora_is_refused() -> None:
-    """Its name is what tells; a whole one takes adapters on a disk."""
-    model = wrapped(tiny.llava_onevision(), "q_proj")
-    model.peft_config["default"].peft_type = peft.PeftType.XLORA
-    with pytest.raises(TypeError, match="adapters only replace layers, as LoRA does, got XLORA"):
-        apply_fastvid(model)
