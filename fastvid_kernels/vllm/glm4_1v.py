@@ -15,7 +15,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import PromptUpdateDetails
 
 from fastvid_kernels.api import Pruned
-from fastvid_kernels.vllm.model import TextBetweenFrames
+from fastvid_kernels.vllm.model import TextBetweenFrames, places_of
 from fastvid_kernels.vllm.placement import between_texts, with_positions
 from fastvid_kernels.vllm.processing import PrunedProcessor, kept_of_grid
 from fastvid_kernels.vllm.settings import METHOD
@@ -111,12 +111,12 @@ class Glm4vForConditionalGeneration(
         """A video as in the prompt: the text around its frames, its kept tokens, and their positions."""
         placeholder, merge = self.config.image_token_id, self.visual.spatial_merge_size
         frames, rows, columns = grid[0], grid[1] // merge, grid[2] // merge
-        counts = torch.bincount(kept.indices // (rows * columns), minlength=frames).tolist()
+        places, counts = places_of(kept, frames, rows * columns)
         parts = [[*text, *[placeholder] * count] for text, count in zip(texts, [*counts, 0], strict=True)]
         ids = torch.tensor([one for part in parts for one in part], device=kept.tokens.device)
         embeddings = self.language_model.embed_input_ids(ids)
         embeddings[ids == placeholder] = kept.tokens.to(embeddings)
-        positions = between_texts([len(text) for text in texts], rows, columns, kept.indices.cpu())
+        positions = between_texts([len(text) for text in texts], rows, columns, places)
         return with_positions(embeddings, positions.to(ids.device), lead=len(texts[0]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm.distributed import tensor_model_parallel_all_gather
 
@@ -152,6 +153,12 @@ class TextBetweenFrames(PrunedByGrid):
         length = feature.mm_position.length
         words = length - frames * self.serving.kept_per_frame(rows * columns)
         return Item(feature.mm_position.offset, length, words + frames * max(rows, columns))
+
+
+def places_of(kept: Pruned, frames: int, tokens_per_frame: int) -> tuple[Tensor, list[int]]:
+    """The kept tokens' flat indices on the host, for which it waits, and how many each frame keeps."""
+    places = kept.indices.cpu()
+    return places, torch.bincount(places // tokens_per_frame, minlength=frames).tolist()
 
 
 def image_item(feature: Any, rows: Tensor) -> Item:

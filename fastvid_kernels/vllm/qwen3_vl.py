@@ -9,7 +9,7 @@ from torch import Tensor
 from vllm.model_executor.models import qwen3_vl as upstream
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from fastvid_kernels.vllm.model import TextBetweenFrames
+from fastvid_kernels.vllm.model import TextBetweenFrames, places_of
 from fastvid_kernels.vllm.placement import between_texts, position_channels
 from fastvid_kernels.vllm.processing import PrunedQwenProcessor
 from fastvid_kernels.vllm.settings import METHOD
@@ -66,14 +66,13 @@ class Qwen3VLForConditionalGeneration(TextBetweenFrames, upstream.Qwen3VLForCond
         """A video as in the prompt: the text between its frames, its kept tokens, and their positions."""
         # Tokens are replaced by merged ones; of the DeepStack channels, those of kept tokens are selected.
         rows = torch.cat([kept.tokens, embeddings[kept.indices, self.visual_dim :]], dim=1)
-        n = len(embeddings) // grid[0]
-        per_frame = torch.bincount(kept.indices // n, minlength=grid[0]).tolist()
+        places, per_frame = places_of(kept, grid[0], len(embeddings) // grid[0])
         embedded: Tensor = self._create_final_video_embeddings(
             video_embeddings=rows,
             num_tokens_per_frame=per_frame,
             timestamps=timestamps,
             video_grid_thw=grid,
-            retention_mask=kept.indices,
+            retention_mask=places,
         )
         return embedded
 
@@ -87,5 +86,5 @@ class Qwen3VLForConditionalGeneration(TextBetweenFrames, upstream.Qwen3VLForCond
         firsts = [start + 1 for start in given["is_vision_start"].nonzero()[:, 0].tolist()]
         ends = [first + count for first, count in zip(firsts, given["num_tokens_per_frame"], strict=True)]
         lengths = [first - end for first, end in zip([*firsts, given["seq_len"]], [0, *ends], strict=True)]
-        positions = between_texts(lengths, rows // merge, columns // merge, given["retention_mask"].cpu())
+        positions = between_texts(lengths, rows // merge, columns // merge, given["retention_mask"])
         return position_channels(positions, lead=lengths[0]).to(given["device"], self.visual.dtype)

@@ -1,4 +1,4 @@
-"""Attention of video tokens from the last block of vLLM's Qwen towers, which have other arguments and shapes."""
+"""Attention of video tokens from the last block of vLLM's towers, which have other arguments and shapes."""
 
 from __future__ import annotations
 

@@ -105,6 +105,23 @@ class Engine:
             for one in outputs
         ]
 
+    def watch(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Two lists that fill as videos are pruned and the model runs: kept indices, and positions."""
+        kept: list[torch.Tensor] = []
+        given: list[torch.Tensor] = []
+        prune = self.model.pruner
+
+        def watched(video: Any) -> Any:
+            pruned = prune(video)
+            kept.append(pruned.indices)
+            return pruned
+
+        self.model.pruner = watched
+        self.model.register_forward_pre_hook(
+            lambda _, args, inputs: given.append(inputs["positions"].clone()), with_kwargs=True
+        )
+        return kept, given
+
     def forget(self) -> None:
         """Empty the prefix cache."""
         assert self.llm.reset_prefix_cache()

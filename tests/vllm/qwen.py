@@ -40,7 +40,6 @@ def picture(seed: int) -> Any:
 class Qwen(Family):
     hyperparameters: ClassVar[dict[str, Any]] = {"retention_ratio": 0.4, "min_segments": 3, "tau": 0.5}
     chunk = 48
-    limits = Family.limits
 
     def __init__(self, kind: str, directory: Path) -> None:
         self.model = checkpoints.qwen(kind)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -27,20 +25,8 @@ def test_the_prompt_holds_the_kept_tokens(family: Llava, served: Engine) -> None
 def test_positions_that_bfloat16_does_not_have(family: Llava) -> None:
     """Pruning leaves 404 of the prompt's 1,619 entries, in an engine that takes 1,024."""
     request = Request([*words(20, 9), VIDEO, *words(21, 10)], (video(22, frames=64),))
-    kept: list[torch.Tensor] = []
-    given: list[torch.Tensor] = []
     with engine.running(family.checkpoint, **family.settings(), dtype="bfloat16") as running:
-        prune = running.model.pruner
-
-        def watched(one: Any) -> Any:
-            pruned = prune(one)
-            kept.append(pruned.indices)
-            return pruned
-
-        running.model.pruner = watched
-        running.model.register_forward_pre_hook(
-            lambda _, args, inputs: given.append(inputs["positions"].clone()), with_kwargs=True
-        )
+        kept, given = running.watch()
         (answer,) = running.answer(request, new=1)
     assert answer.prompt == 404
     tokens = 64 * tiny.TOKENS_PER_FRAME

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -33,20 +31,8 @@ def test_a_video_needs_text_behind_it(family: Qwen, served: Engine) -> None:
 def test_positions_that_bfloat16_does_not_have(family: Qwen) -> None:
     """The video's positions begin beyond 256; which tokens are kept is read from the pruner, since dtypes differ."""
     request = Request([*words(20, 301), *CLIP, *words(21, 10)], (video(22, frames=40),))
-    kept: list[torch.Tensor] = []
-    given: list[torch.Tensor] = []
     with engine.running(family.checkpoint, **family.settings(), dtype="bfloat16") as running:
-        prune = running.model.pruner
-
-        def watched(one: Any) -> Any:
-            pruned = prune(one)
-            kept.append(pruned.indices)
-            return pruned
-
-        running.model.pruner = watched
-        running.model.register_forward_pre_hook(
-            lambda _, args, inputs: given.append(inputs["positions"].clone()), with_kwargs=True
-        )
+        kept, given = running.watch()
         (answer,) = running.answer(request, new=1)
     positions, types = family.positions(request)
     keep = types != 2
