@@ -279,3 +279,45 @@ def test_a_language_model_copied_from_a_patched_model(siglip_directory: Any) -> 
     with pytest.raises(RuntimeError, match="has the hooks of an earlier apply_fastvid"):
         apply_fastvid(model, siglip=siglip_directory)
     assert not hasattr(model, "fastvid_handle")
+
+
+def test_a_class_of_the_user_s_own(siglip_directory: Any) -> None:
+    class Mine(peft.PeftModel):
+        pass
+
+    model = Mine(tiny.llava_onevision(), peft.LoraConfig(target_modules=["q_proj"]))
+    assert apply_fastvid(model, siglip=siglip_directory).model is model.base_model.model
+
+
+@pytest.mark.parametrize("wrap", ["PEFT", "torch.compile"])
+@pytest.mark.parametrize("kind", ["llava", "qwen2.5"])
+def test_a_model_whose_inner_model_is_wrapped(wrap: str, kind: str) -> None:
+    """The inner model calls its own methods, not what is set on a wrapper around it."""
+    model = tiny.llava_onevision() if kind == "llava" else tiny_qwen.model(kind)
+    model.model = wrapped(model.model, "q_proj") if wrap == "PEFT" else torch.compile(model.model)
+    with pytest.raises(TypeError, match=r"must not be wrapped before apply_fastvid.* get_video_features is that of"):
+        apply_fastvid(model, **({"attention": "uniform"} if kind == "llava" else {}))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_virtual_tokens": 3, "token_dim": 48, "num_attention_heads": 6, "num_layers": 1}, "PROMPT_TUNING"),
+        ({"target_modules": ["q_proj"], "alora_invocation_tokens": [5]}, "LORA with alora_invocation_tokens"),
+    ],
+)
+def test_peft_that_does_more_than_replace_layers(config: dict[str, Any], message: str) -> None:
+    kind = peft.LoraConfig if "target_modules" in config else peft.PromptTuningConfig
+    made = kind(task_type="CAUSAL_LM", **config)
+    made.num_transformer_submodules = 1
+    model = peft.get_peft_model(tiny.llava_onevision(), made)
+    with pytest.raises(TypeError, match=f"adapters only replace layers, as LoRA does, got {message}"):
+        apply_fastvid(model)
+
+
+def test_x_lora_is_refused() -> None:
+    """Its name is what tells; a whole one takes adapters on a disk."""
+    model = wrapped(tiny.llava_onevision(), "q_proj")
+    model.peft_config["default"].peft_type = peft.PeftType.XLORA
+    with pytest.raises(TypeError, match="adapters only replace layers, as LoRA does, got XLORA"):
+        apply_fastvid(model)
