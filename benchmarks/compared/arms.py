@@ -130,16 +130,17 @@ def _one_by_one(inputs: Inputs, prune: Callable[[tuple[Tensor, Tensor, Tensor]],
     return torch.cat([tokens for tokens, _ in parts]), torch.cat(indices)
 
 
-def reference(case: Case, inputs: Inputs) -> Pruned:
-    """The result that those of the arms are compared with, on the CPU.
+def reference(case: Case, inputs: Inputs, device: torch.device) -> Pruned:
+    """The result, on the CPU, that those of the arms are compared with.
 
     It is that of the published LLaVA-Video form in float32, without its noise, which was written independently of our
-    backends. Where that is too slow, it is that of the eager backend in float32, which is compared with the published
-    form and the oracle at other sizes.
+    backends. Where that is too slow, it is that of the eager backend in float32 on `device`, which is compared with the
+    published form and the oracle at other sizes.
     """
     tokens, attn, features, cu_frames = inputs
     if case.is_long:
-        return eager(case)(Inputs(tokens.float(), attn, features, cu_frames))
+        output, indices = eager(case)(Inputs(tokens.float(), attn, features, cu_frames).to(device))
+        return output.cpu(), indices.cpu()
     exact = Inputs(tokens.float(), *without_accidents(attn, features), cu_frames)
     return _one_by_one(exact, lambda video: llava_video_form(*video, noise=0, **vars(case.config)))
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.inputs.videos import PRESETS, preset_video
+from benchmarks.inputs.videos import EQUAL_SHOTS, PRESETS, preset_video
 from fastvid_kernels import PruneConfig
 
 
@@ -34,7 +34,7 @@ class Case:
         frames: F of each video.
         tokens_per_frame: N.
         retention_ratio: R.
-        video: the kind of video, one of `PRESETS`.
+        video: the kind of video, one of `PRESETS` or `EQUAL_SHOTS`.
         videos: the number of videos in one call.
         dtype: dtype of all inputs.
         channels: D.
@@ -105,5 +105,6 @@ TYPICAL = [
 SINGLE = [Case(*size, dtype="float32") for size in (ONEVISION, LLAVA_VIDEO)]
 RAGGED = [Case(*ONEVISION, videos=videos) for videos in (4, 16)]
 LONG = [Case(frames, 196) for frames in (128, 512, 1024)]
+FILM = Case(1024, 196, video=EQUAL_SHOTS)
 TINY = [Case(12, 36, channels=32), Case(12, 36, channels=32, videos=3), Case(70, 36, channels=32)]
 """For a rehearsal: one of each sort."""

@@ -36,6 +36,7 @@ class Preset:
     shots: int
     drift: float
     noise: float
+    equal_shots: bool = False
 
 
 PRESETS = {
@@ -43,6 +44,9 @@ PRESETS = {
     "few cuts": Preset(shots=4, drift=0.2, noise=0.3),
     "one static shot": Preset(shots=1, drift=0.02, noise=0.1),
 }
+EQUAL_SHOTS = "eight equal shots"
+"""Not one of `PRESETS`: a film whose segments have a known length."""
+_KINDS = PRESETS | {EQUAL_SHOTS: Preset(shots=8, drift=0.2, noise=0.3, equal_shots=True)}
 
 
 def synthetic_video(
@@ -54,11 +58,12 @@ def synthetic_video(
     drift: float,
     noise: float,
     seed: int,
+    equal_shots: bool = False,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     feature_dim: int = 1152,
 ) -> Video:
-    """Make a video of `shots` shots of random lengths.
+    """Make a video of `shots` shots.
 
     The values depend on the seed and the sizes, never on dtype or device: everything is drawn in float32 on
     the CPU, then converted.
@@ -68,6 +73,7 @@ def synthetic_video(
         drift: motion from frame to frame; the camera moves by at most about this share of a scene's detail, and
             consecutive features of a shot have a cosine of about `1 - drift²/2` or more.
         noise: standard deviation of the noise in every channel of every token, relative to scenes of unit variance.
+        equal_shots: whether shots are equally long, up to a frame, instead of randomly.
 
     Returns:
         `tokens [F, N, D]`, `attn [F, N]` (positive, each frame sums to 1) and `frame_features [F,
@@ -86,7 +92,7 @@ def synthetic_video(
     attn = torch.empty(frames, tokens_per_frame)
     features = torch.empty(frames, feature_dim)
     start = 0
-    for length in _shot_lengths(frames, shots, generator):
+    for length in _equal_lengths(frames, shots) if equal_shots else _shot_lengths(frames, shots, generator):
         shot = slice(start, start + length)
         motion = drift * _uniform(length, low=0.3, high=1.0, generator=generator)  # [L]
         patterns = _moving_patterns(motion, tokens_per_frame, generator)  # [L, N, rank + 1]
@@ -108,8 +114,8 @@ def preset_video(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Video:
-    """`synthetic_video` of a kind in `PRESETS`, with one shot a frame if it has fewer frames than shots."""
-    kind = PRESETS[preset]
+    """`synthetic_video` of a kind in `PRESETS`, or of `EQUAL_SHOTS`; of at most one shot a frame."""
+    kind = _KINDS[preset]
     return synthetic_video(
         frames,
         tokens_per_frame,
@@ -118,6 +124,7 @@ def preset_video(
         drift=kind.drift,
         noise=kind.noise,
         seed=seed,
+        equal_shots=kind.equal_shots,
         dtype=dtype,
         device=device,
     )
@@ -130,6 +137,10 @@ def _uniform(*shape: int, low: float, high: float, generator: torch.Generator) -
 def _shot_lengths(frames: int, shots: int, generator: torch.Generator) -> list[int]:
     cuts = torch.randperm(frames - 1, generator=generator)[: shots - 1].sort().values + 1
     return torch.diff(cuts, prepend=cuts.new_zeros(1), append=cuts.new_full((1,), frames)).tolist()
+
+
+def _equal_lengths(frames: int, shots: int) -> list[int]:
+    return [frames * (shot + 1) // shots - frames * shot // shots for shot in range(shots)]
 
 
 def _moving_patterns(motion: Tensor, tokens_per_frame: int, generator: torch.Generator) -> Tensor:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks.compared import arms
-from benchmarks.inputs.cases import LLAVA_VIDEO, ONEVISION, TINY, Case, Inputs, inputs_of
-from benchmarks.measured.bench_prune import check
+from benchmarks.inputs.cases import FILM, LLAVA_VIDEO, ONEVISION, TINY, Case, Inputs, inputs_of
+from benchmarks.measured.bench_prune import check, sets_for
 from benchmarks.measured.conftest import chosen_device
 
 CUDA_STAGES = ("frame", "plan", "gram", "density", "delta", "select", "assign", "emit")
@@ -21,8 +21,9 @@ CASES = [Case(*ONEVISION), Case(*LLAVA_VIDEO)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    stages = CUDA_STAGES if chosen_device(metafunc.config).type == "cuda" else CPU_STAGES
-    cases = TINY[:1] if metafunc.config.getoption("--tiny") else CASES
+    is_cuda = chosen_device(metafunc.config).type == "cuda"
+    stages = CUDA_STAGES if is_cuda else CPU_STAGES
+    cases = TINY[:1] if metafunc.config.getoption("--tiny") else [*CASES, *([FILM] if is_cuda else ())]
     pairs = [(case, stage) for case in cases for stage in stages]
     metafunc.parametrize(("case", "stage"), pairs, ids=[f"{case}, {stage}" for case, stage in pairs])
 
@@ -59,14 +60,14 @@ def eager_stages(case: Case, inputs: Inputs) -> dict[str, Callable[[], object]]:
 
 def test_stage(benchmark: Any, case: Case, stage: str, device: torch.device) -> None:
     is_cuda = device.type == "cuda"
-    inputs = [one.to(device) for one in inputs_of(case, 4 if is_cuda else 2)]
+    inputs = [one.to(device) for one in inputs_of(case, sets_for(case, device))]
     arm = arms.KERNELS if is_cuda else arms.EAGER
     whole = (arms.kernels if is_cuda else arms.eager)(case)
-    check(case, arm, [lambda one=one: whole(one) for one in inputs])
+    check(case, arm, [lambda one=one: whole(one) for one in inputs], device)
     make = kernel_stages if is_cuda else eager_stages
     runs = [make(case, one)[stage] for one in inputs]
     # A launch is shorter than the host's call, so a graph holds many, on inputs that evict one another from the cache.
-    calls = LAUNCHES_IN_A_GRAPH if is_cuda else 1
+    calls = (len(inputs) if case.is_long else LAUNCHES_IN_A_GRAPH) if is_cuda else 1
     target = arms.captured(runs * (calls // len(runs))) if is_cuda else runs[0]
     benchmark.extra_info |= {"case": asdict(case), "arm": arm, "stage": stage, "calls": calls}
     benchmark.pedantic(target, rounds=50 if is_cuda else 15, warmup_rounds=3)

@@ -20,6 +20,6 @@ def test_agreement_of_two_overlapping_results():
 def test_reference_settles_equal_attention_by_index():
     case = Case(12, 36, channels=32, dtype="float32")
     (video,) = inputs_of(case, 1)
-    _, indices = arms.reference(case, video._replace(attn=torch.full_like(video.attn, 1 / 36)))
+    _, indices = arms.reference(case, video._replace(attn=torch.full_like(video.attn, 1 / 36)), torch.device("cpu"))
     # K = 3 tokens a frame; every frame has at least one salient token, which is its first.
     assert torch.isin(torch.arange(12) * 36, indices).all()

@@ -20,6 +20,7 @@ from benchmarks.inputs.cases import LLAVA_VIDEO, LONG, ONEVISION, RAGGED, TYPICA
 from benchmarks.measured import bench_prune, bench_report
 
 ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
 
 
 def test_least_bytes_are_the_tokens_and_the_output() -> None:
@@ -56,8 +57,8 @@ def test_inputs_differ_and_are_no_zeros() -> None:
 def test_a_batch_is_its_videos(make: Any) -> None:
     case, alone = Case(12, 36, channels=32, videos=3), Case(12, 36, channels=32)
     (batch,) = inputs_of(case, 1)
-    run = (lambda one: arms.reference(case, one)) if make is arms.reference else make(case)
-    run_one = (lambda one: arms.reference(alone, one)) if make is arms.reference else make(alone)
+    run = (lambda one: arms.reference(case, one, CPU)) if make is arms.reference else make(case)
+    run_one = (lambda one: arms.reference(alone, one, CPU)) if make is arms.reference else make(alone)
     tokens, indices = run(batch)
     for number, video in enumerate(inputs_of(alone, 3)):
         own, own_indices = run_one(video)
@@ -95,11 +96,11 @@ def test_a_wrong_result_is_not_timed() -> None:
     case = Case(12, 36, channels=32)
     (inputs,) = inputs_of(case, 1)
     tokens, indices = arms.eager(case)(inputs)
-    assert bench_prune.check(case, arms.EAGER, [lambda: (tokens, indices)]) >= 0.995
+    assert bench_prune.check(case, arms.EAGER, [lambda: (tokens, indices)], CPU) >= 0.995
     with pytest.raises(AssertionError, match="of rows are close"):
-        bench_prune.check(case, arms.EAGER, [lambda: (tokens * 1.1, indices)])
+        bench_prune.check(case, arms.EAGER, [lambda: (tokens * 1.1, indices)], CPU)
     with pytest.raises(AssertionError, match="of the reference's tokens"):
-        bench_prune.check(case, arms.EAGER, [lambda: (tokens, torch.arange(len(indices)))])
+        bench_prune.check(case, arms.EAGER, [lambda: (tokens, torch.arange(len(indices)))], CPU)
 
 
 def record(case: Case, arm: str, milliseconds: float, stage: str | None = None) -> dict[str, Any]:

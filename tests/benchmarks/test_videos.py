@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.inputs.videos import PRESETS, preset_video, synthetic_video
+from benchmarks.inputs.videos import EQUAL_SHOTS, PRESETS, preset_video, synthetic_video
 
 
 def transitions(video):
@@ -41,6 +41,12 @@ def test_features_are_similar_inside_a_shot_and_only_there(preset, seed):
     assert int(boundary.sum()) == PRESETS[preset].shots - 1
     assert (similarity[boundary] < 0.7).all()
     assert (similarity[~boundary] > 0.95).all()
+
+
+@pytest.mark.parametrize(("frames", "ends"), [(64, [7, 15, 23, 31, 39, 47, 55]), (12, [0, 2, 3, 5, 6, 8, 9])])
+def test_equal_shots(frames, ends):
+    similarity = transitions(preset_video(EQUAL_SHOTS, frames, 4, 8, seed=0))
+    assert (similarity < 0.9).nonzero().flatten().tolist() == ends
 
 
 def test_tokens_change_little_inside_a_shot_and_much_at_a_cut():
