@@ -100,7 +100,7 @@ def _without_launches(
     return {
         OPERATOR: measure(operator),
         "of it: finding the recipe, allocating": measure(lambda: pipeline.prepare(*inputs)),
-        "of it: addresses": measure(call.arrays),
+        "of it: addresses": measure(call.addresses),
         "of it: addresses, arguments of eight launches": measure(lambda: pipeline.launch(call)),
     }
 

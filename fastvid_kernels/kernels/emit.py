@@ -56,10 +56,12 @@ def _sum_one_by_one(
 
 
 @triton.jit
-def _frames_on(vector, row_vectors, LONG_FRAMES: tl.constexpr):
-    """How many frames further a vector of a row lies that is counted beyond the row's end."""
-    # A division for each vector would take longer than the product.
-    return (vector >= row_vectors).to(tl.int32) if LONG_FRAMES else vector // row_vectors
+def _frames_on(vector, row_vectors):
+    """How many frames further a vector of a row lies that is counted beyond the row's end, by less than a tile.
+
+    It is `vector // row_vectors`, exact up to 2**16 / row_vectors; a division would take as long as the product.
+    """
+    return vector * ((65535 + row_vectors) // row_vectors) >> 16
 
 
 @triton.jit
@@ -68,7 +70,6 @@ def _nearest(
     first_cell,
     vector,
     vectors_left,
-    LONG_FRAMES: tl.constexpr,
     FRAMES: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
@@ -84,7 +85,7 @@ def _nearest(
     pair = tl.arange(0, ACROSS)[:, None] * ALONG + tl.arange(0, ALONG)[None, :]
     ahead = pair // PER_VECTOR
     jump = (joined.ordinals - 1) * joined.padded // 2
-    offset = pair + _frames_on(vector + ahead, row_vectors, LONG_FRAMES) * jump
+    offset = pair + _frames_on(vector + ahead, row_vectors) * jump
     offset = (tl.arange(0, FRAMES) * (joined.padded // 2))[:, None, None] + offset[None, :, :]
     pairs_ptr = (joined.nearest_ptr + first_cell + vector * ROW_VECTOR).to(tl.pointer_type(tl.int32))
     pairs = tl.load(pairs_ptr + offset, mask=(ahead < vectors_left)[None, :, :], other=-1)
@@ -130,7 +131,6 @@ def _merge(
     context_millionths,
     beta,
     largest,
-    LONG_FRAMES: tl.constexpr,
     FRAMES: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
@@ -163,21 +163,21 @@ def _merge(
         total = tl.zeros([FRAMES * BLOCK_SLOTS, BLOCK_D], tl.float32)
         # The tile's first vector, in the row of a frame; a tile can reach into the next frame.
         frame, vector = 0, 0
-        pairs = _nearest(joined, segment_cell, vector, vectors, LONG_FRAMES, FRAMES, PAIRS)
+        pairs = _nearest(joined, segment_cell, vector, vectors, FRAMES, PAIRS)
         for first_vector in range(0, vectors, VECTORS):
             ahead = vector + token // ROW_VECTOR
-            frames_on = _frames_on(ahead, row_vectors, LONG_FRAMES)
+            frames_on = _frames_on(ahead, row_vectors)
             i = (ahead - frames_on * row_vectors) * ROW_VECTOR + token % ROW_VECTOR
             exists = (token // ROW_VECTOR < vectors - first_vector) & (i < x.N)
             first = rows_of(x, segment.start + frame, vector * ROW_VECTOR)
             rows = first + (token.to(tl.int64) * x.stride_n + frames_on.to(tl.int64) * jump)
             tile = tl.load(rows[:, None] + offset[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
             vector += VECTORS
-            frames_on = _frames_on(vector, row_vectors, LONG_FRAMES)
+            frames_on = _frames_on(vector, row_vectors)
             frame, vector = frame + frames_on, vector - frames_on * row_vectors
             next_pairs = _nearest(
                 joined, segment_cell + frame * frame_cells, vector, vectors - first_vector - VECTORS,
-                LONG_FRAMES, FRAMES, PAIRS,
+                FRAMES, PAIRS,
             )  # fmt: skip
             total = product(_twice_one_hot(pairs, block_slot, tile.dtype), tile, total, PRECISION, UPCAST)
             pairs = next_pairs
@@ -239,7 +239,6 @@ def emit_kernel(
     row_vectors,
     slots_per_frame,
     BLOCK_ROWS: tl.constexpr,
-    LONG_FRAMES: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
     GROUP_TOKENS: tl.constexpr,
@@ -299,7 +298,7 @@ def emit_kernel(
         if own % GROUP == 0:
             _merge(
                 x, segment, slots, joined, output_ptr, anchor_row_ptr, ordinal, channel, K,
-                context_millionths, beta, largest, LONG_FRAMES, GROUP, BLOCK_SLOTS, GROUP_TOKENS, BLOCK_D, PRECISION, UPCAST,
+                context_millionths, beta, largest, GROUP, BLOCK_SLOTS, GROUP_TOKENS, BLOCK_D, PRECISION, UPCAST,
             )  # fmt: skip
     elif (
         (own >= grouped)
@@ -310,19 +309,18 @@ def emit_kernel(
         if own == grouped:
             _merge(
                 x, segment, slots, joined, output_ptr, anchor_row_ptr, ordinal, channel, K,
-                context_millionths, beta, largest, LONG_FRAMES, PAIR, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
+                context_millionths, beta, largest, PAIR, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
             )  # fmt: skip
     else:
         _merge(
             x, segment, slots, joined, output_ptr, anchor_row_ptr, ordinal, channel, K, context_millionths,
-            beta, largest, LONG_FRAMES, 1, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
+            beta, largest, 1, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
         )  # fmt: skip
 
 
 def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
     """Grid: frames x blocks of channels."""
     block_d = 2 * request.depth
-    group_tokens, block_tokens = 16 if request.dtype == torch.float32 else 64, 32
     return Step(
         emit_kernel,
         grid=(shapes.frames, -(-shapes.channels // block_d)),
@@ -348,12 +346,10 @@ def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
             "row_vectors": shapes.row_vectors,
             "slots_per_frame": shapes.slots,
             "BLOCK_ROWS": 64,
-            # A tile then reaches into two frames at most.
-            "LONG_FRAMES": shapes.padded >= max(group_tokens, block_tokens),
             "GROUP": GROUP,
             "BLOCK_SLOTS": BLOCK_SLOTS,
-            "GROUP_TOKENS": group_tokens,
-            "BLOCK_TOKENS": block_tokens,
+            "GROUP_TOKENS": 16 if request.dtype == torch.float32 else 64,
+            "BLOCK_TOKENS": 32,
             "BLOCK_D": block_d,
             "num_stages": request.stages,
             **request.strides,

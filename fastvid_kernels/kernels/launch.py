@@ -284,12 +284,14 @@ class Workspace:
         """Whether the allocation starts at a multiple of 16 bytes."""
         return self._bytes.data_ptr() % _ALIGNMENT == 0
 
-    def pointers(self) -> dict[str, Pointer]:
-        """Pointers to the arrays by name; null for an empty one, since an address past the end may be on no device."""
+    def addresses(self) -> dict[str, int]:
+        """Addresses of the arrays by name; null for an empty one, since an address past the end may be on no device."""
         base = self._bytes.data_ptr()
-        return {
-            name: Pointer(base + array.offset if array.size else 0, array.dtype) for name, array in self._arrays.items()
-        }
+        return {name: base + array.offset if array.size else 0 for name, array in self._arrays.items()}
+
+    def pointers(self) -> dict[str, Pointer]:
+        """Addresses of the arrays by name, with their types, by which Triton compiles."""
+        return {name: Pointer(address, self._arrays[name].dtype) for name, address in self.addresses().items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """The arrays by name, as tensors, for Triton's interpreter, which needs more than addresses."""
@@ -315,13 +317,16 @@ class Step:
         pointers = {parameter: arrays[name] for parameter, name in self.arrays.items()}
         return self.kernel[self.grid](**pointers, **self.constants)
 
-    def run_compiled(self, compiled: Any, arrays: dict[str, Any]) -> None:
-        """Launch what an earlier `run` returned, on arrays of the same types and alignments."""
+    def relaunch(self, compiled: Any, stream: int, addresses: dict[str, int | None]) -> None:
+        """Launch what an earlier `run` returned, on arrays of the same types and alignments.
+
+        Triton asks the driver about each tensor that it is given, but about no address.
+        """
         template, positions = self._positional
         arguments = template.copy()
         for position, name in positions:
-            arguments[position] = arrays[name]
-        compiled[self._whole_grid](*arguments)
+            arguments[position] = addresses[name]
+        compiled[self._whole_grid](*arguments, stream=stream)
 
     @cached_property
     def _positional(self) -> tuple[list[Any], list[tuple[int, str]]]:

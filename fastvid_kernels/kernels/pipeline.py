@@ -109,14 +109,20 @@ class Call:
                 arrays[name] = self.output.view(-1).view(torch.uint8)[:whole].view(dtype)
             else:
                 arrays[name] = Pointer(self.output.data_ptr(), dtype)
-        arrays["tokens"] = self.tokens
-        arrays["attn"] = self.attn
-        arrays["frame_features"] = self.frame_features
-        arrays["cu_frames"] = self.cu_frames
-        arrays["output"] = self.output
-        arrays["indices"] = self.indices
-        arrays["grad"] = self.grad
-        return arrays
+        return arrays | self._tensors()
+
+    def addresses(self) -> dict[str, int | None]:
+        """The addresses of `arrays`; None for a tensor that is not given."""
+        output = self.output.data_ptr()
+        return {
+            **self.workspace.addresses(),
+            **dict.fromkeys(self.recipe.in_output, output),
+            **{name: None if one is None else one.data_ptr() for name, one in self._tensors().items()},
+        }
+
+    def _tensors(self) -> dict[str, Tensor | None]:
+        names = ("tokens", "attn", "frame_features", "cu_frames", "output", "indices", "grad")
+        return {name: getattr(self, name) for name in names}
 
 
 def prune(
@@ -235,13 +241,15 @@ def launch(call: Call) -> None:
     To find a compiled kernel, Triton looks at every argument of every launch, which costs the host more than all else.
     Calls with the same recipe differ in addresses alone, so later calls launch what the first one compiled.
     """
-    arrays, recipe = call.arrays(), call.recipe
-    kind = call.kind()
+    recipe, kind = call.recipe, call.kind()
     compiled = recipe.compiled.get(kind)
     if compiled is not None:
+        addresses, driver = call.addresses(), triton.runtime.driver.active
+        stream = driver.get_current_stream(driver.get_current_device())
         for step, kernel in zip(recipe.steps, compiled, strict=True):
-            step.run_compiled(kernel, arrays)
+            step.relaunch(kernel, stream, addresses)
         return
+    arrays = call.arrays()
     kernels = tuple([step.run(arrays) for step in recipe.steps])
     # On AMD, Triton also looks at the sizes of tensors. Where kernels are interpreted, nothing is compiled.
     if not recipe.request.on_amd and None not in kernels:

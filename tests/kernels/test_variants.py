@@ -139,7 +139,7 @@ def test_addresses_lie_in_the_scratch(frames: int, dtm_ratio: float) -> None:
     config = PruneConfig(dtm_ratio=dtm_ratio)
     call = pipeline.prepare(tokens, torch.zeros(frames, 64), None, None, config)
     base, size = call.workspace._bytes.data_ptr(), call.workspace.size
-    addresses = {name: pointer.data_ptr() for name, pointer in call.workspace.pointers().items()}
+    addresses = call.workspace.addresses()
     assert all(address == 0 or base <= address < base + size for address in addresses.values())
     assert (addresses["gram"] == 0) == (not call.shapes.has_anchors)
     for step in call.recipe.steps:
