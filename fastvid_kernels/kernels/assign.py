@@ -120,12 +120,7 @@ def _join_nearest(
         )
     nearest = tl.where(joins, nearest, -1)
     cell = (t.to(tl.int64) * joined.ordinals + pair_ordinal - joined.first_ordinal) * joined.padded
-    nearest_ptr = joined.nearest_ptr + cell + i
-    tl.store(nearest_ptr, nearest.to(tl.int16), mask=exists)
-    # Whole vectors are read, so the last token of a frame also writes what is left of its row.
-    nobody = tl.full([ROWS * FRAMES], -1, tl.int16)
-    for beyond in tl.static_range(1, ROW_VECTOR):
-        tl.store(nearest_ptr + beyond, nobody, mask=exists & (i == x.N - 1) & (i + beyond < joined.padded))
+    tl.store(joined.nearest_ptr + cell + i, nearest.to(tl.int16), mask=exists)
     one = tl.full([ROWS * FRAMES], 1, tl.int32)
     tl.atomic_add(slots.count_ptr + frame_slots + nearest, one, mask=joins, sem="relaxed")
 

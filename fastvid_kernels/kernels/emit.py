@@ -23,7 +23,7 @@ from fastvid_kernels.kernels.launch import (
 )
 from fastvid_kernels.kernels.overlap import wait_for_earlier_launches
 from fastvid_kernels.kernels.plan import context_shares, segment_budget
-from fastvid_kernels.kernels.select import SALIENT
+from fastvid_kernels.kernels.select import FREE, SALIENT
 
 # With this scale, the sum of as many tokens as a segment can hold does not overflow.
 HEADROOM = tl.constexpr(2.0**-24)
@@ -56,65 +56,30 @@ def _sum_one_by_one(
 
 
 @triton.jit
-def _frames_on(vector, row_vectors):
-    """How many frames further a vector of a row lies that is counted beyond the row's end, by less than a tile.
-
-    It is `vector // row_vectors`, exact up to 2**16 / row_vectors; a division would take as long as the product.
-    """
-    return vector * ((65535 + row_vectors) // row_vectors) >> 16
-
-
-@triton.jit
 def _nearest(
     joined,
-    first_cell,
-    vector,
-    vectors_left,
+    state_ptr,
+    segment,
+    first,
+    ordinal,
+    N,
     FRAMES: tl.constexpr,
-    PAIRS: tl.constexpr,
+    BLOCK_TOKENS: tl.constexpr,
 ):
-    """The slots that the tokens of a tile joined in FRAMES anchor frames, `[FRAMES, PAIRS]`: two in one integer.
-
-    A fragment of a matrix product holds, in a thread, every fourth pair. So the pairs are taken in such an order that a
-    thread finds its pairs side by side in memory; `_order` gives the same order of tokens.
-    """
-    ACROSS: tl.constexpr = 4
-    ALONG: tl.constexpr = PAIRS // ACROSS
-    PER_VECTOR: tl.constexpr = ROW_VECTOR // 2
-    row_vectors = joined.padded // ROW_VECTOR
-    pair = tl.arange(0, ACROSS)[:, None] * ALONG + tl.arange(0, ALONG)[None, :]
-    ahead = pair // PER_VECTOR
-    jump = (joined.ordinals - 1) * joined.padded // 2
-    offset = pair + _frames_on(vector + ahead, row_vectors) * jump
-    offset = (tl.arange(0, FRAMES) * (joined.padded // 2))[:, None, None] + offset[None, :, :]
-    pairs_ptr = (joined.nearest_ptr + first_cell + vector * ROW_VECTOR).to(tl.pointer_type(tl.int32))
-    pairs = tl.load(pairs_ptr + offset, mask=(ahead < vectors_left)[None, :, :], other=-1)
-    return tl.reshape(tl.permute(pairs, [0, 2, 1]), [FRAMES, PAIRS])
-
-
-@triton.jit
-def _order(BLOCK_TOKENS: tl.constexpr):
-    """The tokens of a tile, in the order of the pairs of `_nearest`."""
-    position = tl.arange(0, BLOCK_TOKENS)
-    return position // 2 % 4 * (BLOCK_TOKENS // 4) + position // 8 * 2 + position % 2
-
-
-@triton.jit
-def _twice_one_hot(pairs, slot, dtype: tl.constexpr):
-    """2 where a token joined a slot, 0 elsewhere, `[FRAMES * BLOCK_SLOTS, BLOCK_TOKENS]`; `pairs` as of `_nearest`.
-
-    Two tokens take three operations. A half of a pair with the 14 bits of the slot becomes zero, and then only adding
-    0x3FFF does not carry into bit 14. That bit alone is the number 2 in float16, bfloat16 and, 16 bits higher, float32.
-    """
-    differs = (pairs[:, None, :] ^ (slot * 0x10001)[None, :, None]) & 0x3FFF3FFF
-    twice = ~(differs + 0x3FFF3FFF) & 0x40004000
-    if dtype == tl.float32:
-        low = (twice << 16).to(tl.float32, bitcast=True)
-        high = (twice & 0x40000000).to(tl.float32, bitcast=True)
-    else:
-        low = twice.to(tl.int16).to(dtype, bitcast=True)
-        high = (twice >> 16).to(tl.int16).to(dtype, bitcast=True)
-    return tl.reshape(tl.join(low, high), [pairs.shape[0] * slot.shape[0], 2 * pairs.shape[1]])
+    """Slots that tokens joined in FRAMES anchor frames, `[FRAMES, BLOCK_TOKENS]`, and which tokens need loading."""
+    tokens = (segment.end - segment.start) * N
+    token = first + tl.arange(0, BLOCK_TOKENS)
+    t = segment.start + token // N
+    i = token % N
+    cell = (t.to(tl.int64) * joined.ordinals + (ordinal - joined.first_ordinal)) * joined.padded + i
+    frame = tl.arange(0, FRAMES)
+    cells = cell[None, :] + (frame * joined.padded)[:, None]
+    nearest = tl.load(joined.nearest_ptr + cells, mask=(token < tokens)[None, :], other=-1)
+    state = tl.load(state_ptr + t.to(tl.int64) * joined.padded + i, mask=token < tokens, other=SALIENT)
+    takes_part = state != SALIENT
+    if FRAMES == 1:
+        takes_part = tl.where(t == anchor_frame(segment, ordinal), state == FREE, takes_part)
+    return nearest.to(tl.int32), takes_part
 
 
 @triton.jit
@@ -124,6 +89,7 @@ def _merge(
     slots,
     joined,
     output_ptr,
+    state_ptr,
     anchor_row_ptr,
     ordinal,
     channel,
@@ -143,10 +109,7 @@ def _merge(
     The rows of the product are BLOCK_SLOTS anchors of each anchor frame. Tokens are summed in the order of the segment,
     BLOCK_TOKENS at a time.
     """
-    VECTORS: tl.constexpr = BLOCK_TOKENS // ROW_VECTOR
-    PAIRS: tl.constexpr = BLOCK_TOKENS // 2
-    row_vectors = joined.padded // ROW_VECTOR
-    vectors = (segment.end - segment.start) * row_vectors
+    tokens = (segment.end - segment.start) * x.N
     inside = channel < x.D
     offset = channel.to(tl.int64) * x.stride_d
     row = tl.arange(0, FRAMES * BLOCK_SLOTS)
@@ -154,34 +117,22 @@ def _merge(
     row_frame = anchor_frame(segment, row_ordinal)
     # This fits 32 bits: 2**20 frames of at most 1,024 slots.
     row_slots = row_frame * slots.per_frame
-    frame_cells = (joined.ordinals * joined.padded).to(tl.int64)
-    segment_cell = segment.start * frame_cells + (ordinal - joined.first_ordinal) * joined.padded
-    token = _order(BLOCK_TOKENS)
-    jump = tl.full([], 1, tl.int64) * x.stride_t - joined.padded.to(tl.int64) * x.stride_n
     for first_slot in range(0, anchors_of(segment, ordinal), BLOCK_SLOTS):
         block_slot = first_slot + tl.arange(0, BLOCK_SLOTS)
         total = tl.zeros([FRAMES * BLOCK_SLOTS, BLOCK_D], tl.float32)
-        # The tile's first vector, in the row of a frame; a tile can reach into the next frame.
-        frame, vector = 0, 0
-        pairs = _nearest(joined, segment_cell, vector, vectors, FRAMES, PAIRS)
-        for first_vector in range(0, vectors, VECTORS):
-            ahead = vector + token // ROW_VECTOR
-            frames_on = _frames_on(ahead, row_vectors)
-            i = (ahead - frames_on * row_vectors) * ROW_VECTOR + token % ROW_VECTOR
-            exists = (token // ROW_VECTOR < vectors - first_vector) & (i < x.N)
-            first = rows_of(x, segment.start + frame, vector * ROW_VECTOR)
-            rows = first + (token.to(tl.int64) * x.stride_n + frames_on.to(tl.int64) * jump)
-            tile = tl.load(rows[:, None] + offset[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
-            vector += VECTORS
-            frames_on = _frames_on(vector, row_vectors)
-            frame, vector = frame + frames_on, vector - frames_on * row_vectors
-            next_pairs = _nearest(
-                joined, segment_cell + frame * frame_cells, vector, vectors - first_vector - VECTORS,
-                FRAMES, PAIRS,
-            )  # fmt: skip
-            total = product(_twice_one_hot(pairs, block_slot, tile.dtype), tile, total, PRECISION, UPCAST)
-            pairs = next_pairs
-        total *= 0.5
+        nearest, takes_part = _nearest(joined, state_ptr, segment, 0, ordinal, x.N, FRAMES, BLOCK_TOKENS)
+        for first in range(0, tokens, BLOCK_TOKENS):
+            token = first + tl.arange(0, BLOCK_TOKENS)
+            rows = rows_of(x, segment.start + token // x.N, token % x.N)
+            tile = tl.load(rows[:, None] + offset[None, :], mask=takes_part[:, None] & inside[None, :], other=0.0)
+            next_nearest, takes_part = _nearest(
+                joined, state_ptr, segment, first + BLOCK_TOKENS, ordinal, x.N, FRAMES, BLOCK_TOKENS
+            )
+            # Through float32: Triton's interpreter converts a bool to bfloat16 by its bits, not by its value.
+            one_hot = (block_slot[None, :, None] == nearest[:, None, :]).to(tl.float32).to(tile.dtype)
+            one_hot = tl.reshape(one_hot, [FRAMES * BLOCK_SLOTS, BLOCK_TOKENS])
+            total = product(one_hot, tile, total, PRECISION, UPCAST)
+            nearest = next_nearest
         slot = first_slot + row % BLOCK_SLOTS
         scale = tl.full([], 1.0, tl.float32)
         if tl.min(is_finite(total).to(tl.int32)) == 0:
@@ -297,7 +248,7 @@ def emit_kernel(
     if (own < grouped) & goes_together(own // GROUP * GROUP, fewer, GROUP):
         if own % GROUP == 0:
             _merge(
-                x, segment, slots, joined, output_ptr, anchor_row_ptr, ordinal, channel, K,
+                x, segment, slots, joined, output_ptr, state_ptr, anchor_row_ptr, ordinal, channel, K,
                 context_millionths, beta, largest, GROUP, BLOCK_SLOTS, GROUP_TOKENS, BLOCK_D, PRECISION, UPCAST,
             )  # fmt: skip
     elif (
@@ -308,12 +259,12 @@ def emit_kernel(
     ):
         if own == grouped:
             _merge(
-                x, segment, slots, joined, output_ptr, anchor_row_ptr, ordinal, channel, K,
+                x, segment, slots, joined, output_ptr, state_ptr, anchor_row_ptr, ordinal, channel, K,
                 context_millionths, beta, largest, PAIR, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
             )  # fmt: skip
     else:
         _merge(
-            x, segment, slots, joined, output_ptr, anchor_row_ptr, ordinal, channel, K, context_millionths,
+            x, segment, slots, joined, output_ptr, state_ptr, anchor_row_ptr, ordinal, channel, K, context_millionths,
             beta, largest, 1, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
         )  # fmt: skip
 
