@@ -33,13 +33,13 @@ from rich.table import Table
 
 from benchmarks.compared import arms
 from benchmarks.compared.agreement import TOLERANCES, agreement
-from benchmarks.inputs.cases import FILM, LLAVA_VIDEO, ONEVISION, Case, Inputs, inputs_of
+from benchmarks.inputs.cases import FILM, MAIN, Case, Inputs, inputs_of
 from benchmarks.measured.machine import describe_gpu, describe_machine
 from fastvid_kernels.kernels import pipeline
 from fastvid_kernels.kernels.launch import Shapes, Step
 from fastvid_kernels.kernels.overlap import OVERLAPPING
 
-CASES = (Case(*ONEVISION), Case(*LLAVA_VIDEO), FILM)
+CASES = (*MAIN, FILM)
 # A graph holds a call on each of several inputs, which evict one another from the cache.
 _SETS = 4
 _ROUNDS = 15

@@ -94,12 +94,13 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
     model = (*python, "benchmarks.model", *(() if dry_run else ("--measured", str(folder / "bench.json"))))
     llava = (*python, "benchmarks.in_models.llava", "--output", str(folder / "llava.json"))
     return [
-        Part("tests", (tests,), 170),
-        Part("calls", (small_calls,), 35),
-        *(Part(tool, (command,), 40, None if dry_run else SANITIZER, _EXACT) for tool, command in watched.items()),
+        Part("tests", (tests,), 220),
+        Part("calls", (small_calls,), 20),
+        Part("memcheck", (watched["memcheck"],), 25, None if dry_run else SANITIZER, _EXACT),
+        Part("racecheck", (watched["racecheck"],), 30, None if dry_run else SANITIZER, _EXACT),
         Part("bench", benches("bench", stages, whole, "-k", f"not {_COMPILED}"), 120),
         Part("model", (model,), 10),
-        Part("llava", ((*llava, "--small", "--device", "cpu") if dry_run else llava,), 70),
+        Part("llava", ((*llava, "--small", "--device", "cpu") if dry_run else llava,), 60),
         Part("compiled", benches("compiled", whole, "-k", _COMPILED), 85),
     ]
 

@@ -96,6 +96,7 @@ def _inputs(case: Case, seed: int) -> Inputs:
 
 
 ONEVISION, LLAVA_VIDEO = (32, 196), (64, 169)
+MAIN = [Case(*ONEVISION), Case(*LLAVA_VIDEO)]
 TYPICAL = [
     Case(*size, retention_ratio=ratio, video=video)
     for size in (ONEVISION, LLAVA_VIDEO)

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.compared import arms
 from benchmarks.compared.agreement import TOLERANCES, agreement
-from benchmarks.inputs.cases import FILM, LONG, RAGGED, SINGLE, TINY, TYPICAL, Case, inputs_of
+from benchmarks.inputs.cases import FILM, LONG, MAIN, RAGGED, SINGLE, TINY, TYPICAL, Case, inputs_of
 from benchmarks.measured.conftest import chosen_device
 from benchmarks.measured.device import demands
 
@@ -42,7 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     is_cuda = chosen_device(metafunc.config).type == "cuda"
     # The budget may not suffice for all of them: what most depends on comes first.
-    first = [*TYPICAL[1::6], *RAGGED, *([FILM] if is_cuda else ())]
+    first = [*MAIN, *RAGGED, *([FILM] if is_cuda else ())]
     everything = first + [case for case in (*SINGLE, *TYPICAL, *LONG) if case not in first]
     cases = TINY if metafunc.config.getoption("--tiny") else everything
     pairs = []

@@ -10,20 +10,19 @@ import pytest
 import torch
 
 from benchmarks.compared import arms
-from benchmarks.inputs.cases import FILM, LLAVA_VIDEO, ONEVISION, TINY, Case, Inputs, inputs_of
+from benchmarks.inputs.cases import FILM, MAIN, TINY, Case, Inputs, inputs_of
 from benchmarks.measured.bench_prune import check, sets_for
 from benchmarks.measured.conftest import chosen_device
 
 CUDA_STAGES = ("frame", "plan", "gram", "density", "delta", "select", "assign", "emit")
 CPU_STAGES = ("segments and budgets", "salient tokens", "density peaks", "merge")
 LAUNCHES_IN_A_GRAPH = 20
-CASES = [Case(*ONEVISION), Case(*LLAVA_VIDEO)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     is_cuda = chosen_device(metafunc.config).type == "cuda"
     stages = CUDA_STAGES if is_cuda else CPU_STAGES
-    cases = TINY[:1] if metafunc.config.getoption("--tiny") else [*CASES, *([FILM] if is_cuda else ())]
+    cases = TINY[:1] if metafunc.config.getoption("--tiny") else [*MAIN, *([FILM] if is_cuda else ())]
     pairs = [(case, stage) for case in cases for stage in stages]
     metafunc.parametrize(("case", "stage"), pairs, ids=[f"{case}, {stage}" for case, stage in pairs])
 

@@ -61,9 +61,7 @@ def test_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "_DEVICE", torch.device("cpu"))
     monkeypatch.setattr(tiles, "compile_all", lambda: None)
     monkeypatch.setattr(arms, "captured", captured)
-    monkeypatch.setattr(
-        tiles, "microseconds", lambda replay, replays: made_up[replay.variants] * len(inputs_of(SMALL, 4))
-    )
+    monkeypatch.setattr(tiles, "microseconds", lambda replay, replays: tiles._SETS * made_up[replay.variants])
     rows = tiles.sweep()
     assert [row.get("ratio") for row in rows] == [0.9, 0.8, 0.95, 1.05, 0.7], rows
     assert rows[-1]["variant"] == "gram: num_stages 2; emit: num_stages 1"
