@@ -79,7 +79,11 @@ def record_call(
     features = None if feature_channels is None else tokens.new_empty(frames, feature_channels)
     cu_frames = None if videos is None else torch.empty(len(videos) + 1, dtype=torch.int32, device="meta")
     hip = "6" if TARGETS[target].backend == "hip" else None
-    with mock.patch.object(torch.version, "hip", hip), recorded_launches() as launches:
+    with (
+        mock.patch.object(torch.version, "hip", hip),
+        mock.patch.object(pipeline, "shared_bytes_of", return_value=TARGETS[target].shared_bytes),
+        recorded_launches() as launches,
+    ):
         if backward:
             grad = tokens.new_empty(frames * config.kept_per_frame(tokens_per_frame), channels)
             pipeline.prune_backward(grad, tokens, attn, features, cu_frames, config)

@@ -72,36 +72,41 @@ class Variant:
         if step.name != self.stage:
             return step
         changed = step.constants | dict(self.constants)
-        grid = _GRIDS[self.stage](step, shapes, changed)
+        grid = _grid(step, shapes, changed)
         if "tiles" in changed:
             changed["tiles"] = grid[1]
         return replace(step, grid=grid, constants=changed)
 
 
-def _of_gram(step: Step, shapes: Shapes, constants: dict[str, Any]) -> tuple[int, ...]:
-    tiles = -(-shapes.tokens_per_frame // constants["BLOCK"])
-    return (step.grid[0], tiles * (tiles + 1) // 2 * constants["SPLITS"])
+def _grid(step: Step, shapes: Shapes, constants: dict[str, Any]) -> tuple[int, ...]:
+    """The grid of a launch with these constants; most grids have equally many blocks for each frame."""
+    if step.name == "assign":
+        return (shapes.frames * constants["LANES"], -(-shapes.tokens_per_frame // constants["ROWS"]))
+    per_frame = _PER_FRAME[step.name]
+    return (step.grid[0] // per_frame(shapes, step.constants) * per_frame(shapes, constants),)
 
 
-def _of_candidates(step: Step, shapes: Shapes, constants: dict[str, Any]) -> tuple[int, ...]:
-    return (step.grid[0], -(-shapes.tokens_per_frame // constants["ROWS"]))
+def _gram_tiles(shapes: Shapes, constants: dict[str, Any]) -> int:
+    along = -(-shapes.tokens_per_frame // constants["BLOCK"])
+    return int(along * (along + 1) // 2 * constants["SPLITS"])
 
 
-def _of_assign(step: Step, shapes: Shapes, constants: dict[str, Any]) -> tuple[int, ...]:
-    return (shapes.frames * constants["LANES"], -(-shapes.tokens_per_frame // constants["ROWS"]))
+def _row_tiles(shapes: Shapes, constants: dict[str, Any]) -> int:
+    return int(-(-shapes.tokens_per_frame // constants["ROWS"]))
 
 
-def _of_emit(step: Step, shapes: Shapes, constants: dict[str, Any]) -> tuple[int, ...]:
-    return (shapes.frames, -(-shapes.channels // constants["BLOCK_D"]))
+def _emit_tiles(shapes: Shapes, constants: dict[str, Any]) -> int:
+    blocks_of_slots = -(-shapes.slots // constants["BLOCK_SLOTS"])
+    to_copy = -(-shapes.channels // constants["COPY_D"])
+    return int(blocks_of_slots * -(-shapes.channels // constants["BLOCK_D"]) + to_copy)
 
 
-_GRIDS: dict[str, Callable[[Step, Shapes, dict[str, Any]], tuple[int, ...]]] = {
-    "gram": _of_gram,
-    "density": _of_candidates,
-    "delta": _of_candidates,
-    "assign": _of_assign,
-    "emit": _of_emit,
-    "select": lambda step, shapes, constants: step.grid,
+_PER_FRAME: dict[str, Callable[[Shapes, dict[str, Any]], int]] = {
+    "gram": _gram_tiles,
+    "density": _row_tiles,
+    "delta": _row_tiles,
+    "select": lambda shapes, constants: 1,
+    "emit": _emit_tiles,
 }
 
 
@@ -132,17 +137,19 @@ VARIANTS = (
     ),
     *_variants(
         "emit",
+        {"BLOCK_TOKENS": 32},
+        {"BLOCK_TOKENS": 128},
         {"GROUP_TOKENS": 32},
-        {"BLOCK_TOKENS": 64},
-        {"BLOCK_TOKENS": 64, "GROUP_TOKENS": 32},
+        {"GROUP_TOKENS": 128},
         {"BLOCK_D": 64},
-        {"BLOCK_D": 64, "num_warps": 4},
-        {"BLOCK_D": 64, "BLOCK_TOKENS": 64, "num_warps": 4},
+        {"BLOCK_D": 64, "BLOCK_TOKENS": 128},
+        {"BLOCK_D": 64, "GROUP_D": 32},
+        {"num_warps": 8},
         {"num_stages": 2},
         {"num_stages": 4},
         {"num_stages": 5},
-        {"BLOCK_ROWS": 16},
         {"BLOCK_ROWS": 32},
+        {"COPY_D": 256},
     ),
     *_variants(
         "gram",
@@ -157,7 +164,7 @@ VARIANTS = (
     ),
     *_variants("density", {"ROWS": 8}, {"ROWS": 4}, {"ROWS": 32, "num_warps": 8}, {"num_warps": 8}),
     *_variants("delta", {"ROWS": 8}, {"ROWS": 4}, {"num_warps": 8}),
-    *_variants("select", {"num_warps": 8}, {"COLUMNS": 32, "num_warps": 8}, {"COLUMNS": 8}),
+    *_variants("select", {"num_warps": 4}, {"COLUMNS": 16}, {"COLUMNS": 64}),
 )
 
 

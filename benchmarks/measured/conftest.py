@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.measured.device import clock, copy_rate
+from benchmarks.measured.device import clock, copy_rate, launch_seconds
 from benchmarks.measured.machine import describe_gpu, describe_machine
 
 
@@ -49,7 +49,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info.update(_machine, device=device.type)
     machine_info["clock"] = "CUDA events, device idle before" if device.type == "cuda" else "host, perf_counter"
     if device.type == "cuda":
-        machine_info.update(describe_gpu())
+        machine_info.update(describe_gpu(), cpu_microseconds_of_a_fill=round(1e6 * launch_seconds(device), 1))
 
 
 @pytest.fixture(scope="session")

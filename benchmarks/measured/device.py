@@ -62,6 +62,13 @@ def copy_rate(device: torch.device) -> float:
     return 2 * source.numel() / statistics.median(seconds[2:])
 
 
+def launch_seconds(device: torch.device) -> float:
+    """Time in which this host's CPU launches the smallest kernel of torch: the yardstick for a call's CPU time."""
+    number = torch.zeros(1, device=device)
+    number.zero_()
+    return _cpu_seconds(number.zero_, device)
+
+
 @dataclass(frozen=True)
 class Demands:
     """What one call requires; None where the device gives no figure.

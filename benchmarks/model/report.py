@@ -109,7 +109,7 @@ def assumptions(model: Model) -> str:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.model", description="Predicted times on a GPU.")
-    parser.add_argument("--device", choices=DEVICES, default="h100")
+    parser.add_argument("--device", choices=DEVICES, help="the one that was measured, or else h100")
     parser.add_argument("--copy-bandwidth", type=float, metavar="TB/s", help="of a copy on that device, as measured")
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=196, help="of a frame")
@@ -153,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured_rate = report["machine"].get("copy_gigabytes_per_second") if report else None
     if copy_tb_s is None and measured_rate is not None:
         copy_tb_s = measured_rate / 1e3
-    model = Model(DEVICES[options.device], copy_tb_s)
+    gpu = str(report["machine"].get("gpu", "")).lower() if report else ""
+    model = Model(DEVICES[options.device or next((name for name in DEVICES if name in gpu), "h100")], copy_tb_s)
     console = Console()
     if report is not None:
         try:

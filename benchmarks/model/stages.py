@@ -8,7 +8,7 @@ not finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.model.scenario import Scenario, Segment
@@ -162,42 +162,46 @@ def assign(s: Scenario, arguments: Arguments, launches: int) -> Work:
 
 
 def emit(s: Scenario, arguments: Arguments, launches: int) -> Work:
-    """A block copies the salient rows of a frame in BLOCK_D channels, and adds up its segment's tokens by anchor.
+    """A block copies the salient rows of a frame, or adds up its segment's tokens by anchor in BLOCK_D channels.
 
-    For every BLOCK_SLOTS anchors of the anchor frames that share a pass, all tokens of their segment that joined any of
-    them are read. The blocks of a channel range run side by side and read the tokens in step.
+    For every BLOCK_SLOTS anchors of the anchor frames that share a pass, all tokens of their segment are read. The
+    product has rows for a whole group or a whole pair, even if a pass is for one anchor frame. The blocks of a channel
+    range run side by side and read the tokens in step.
     """
     n, slots, width = s.tokens_per_frame, arguments["BLOCK_SLOTS"], arguments["BLOCK_D"]
-    ranges = _tiles(s.channels, width)
     salient = sum(one.salient for one in s.segments) * s.row_bytes
     own = sum(sum(one.anchors) for one in s.segments) * s.row_bytes
     merges = not arguments["BETA_IS_ONE"]
     copies = Access(salient + own, salient + own, seen=salient + own if merges else 0, age=s.token_bytes)
     accesses = [copies, Access(s.output_bytes, s.output_bytes)]
-    walks, flops, joined, distinct, longest = 0, 0, 0, 0, 0
+    blocks, flops, read, joined, longest = 0, 0, 0, 0, 0
     for segment in s.segments if merges else ():
-        for counts in _passes(segment, arguments):
-            tile = arguments["GROUP_TOKENS" if len(counts) == arguments["GROUP"] else "BLOCK_TOKENS"]
-            tiles, turns = _tiles(segment.length * n, tile), _tiles(counts[0], slots)
-            # A frame's anchors join anchors of other frames, so only a pass for a single frame leaves them out.
-            pool = segment.length * n - segment.salient - (counts[0] if len(counts) == 1 else 0)
-            walks += 1
-            joined += turns * pool * s.row_bytes
-            flops += turns * tiles * 2 * len(counts) * slots * tile * ranges * width
-            longest = max(longest, turns * tiles)
-        if segment.anchors:
-            alone = segment.anchors[0] if len(segment.anchors) == 1 else 0
-            distinct += (segment.length * n - segment.salient - alone) * s.row_bytes
+        for counts in _passes_in_pairs(segment, arguments):
+            tile, channels, rows = _emit_tile(counts, arguments)
+            tiles, turns, ranges = (
+                _tiles(segment.length * n, tile),
+                _tiles(counts[0], slots),
+                _tiles(s.channels, channels),
+            )
+            blocks += turns * ranges
+            read += turns * segment.length * s.frame_bytes
+            joined += turns * ranges * segment.length * n * len(counts) * 2
+            flops += turns * ranges * tiles * 2 * rows * tile * channels
+            longest = max(longest, tiles)
     if merges:
-        accesses.append(Access(distinct, joined, seen=distinct, age=s.token_bytes, span=s.token_bytes / ranges))
-        accesses.append(_nearest(s, repeats=ranges))
+        distinct = sum(one.length for one in s.segments if one.anchors) * s.frame_bytes
+        ranges = _tiles(s.channels, width)
+        accesses.append(Access(distinct, read, seen=distinct, age=s.token_bytes, span=s.token_bytes / ranges))
+        slots_bytes = _nearest(s, repeats=1).distinct
+        accesses.append(Access(slots_bytes, joined, seen=slots_bytes, age=slots_bytes, span=slots_bytes))
     return Work(
         "emit",
         launches,
         # A frame without anchors takes hardly any time.
-        blocks=(walks or s.frames) * ranges,
+        blocks=blocks or s.frames * _tiles(s.channels, width),
         accesses=tuple(accesses),
-        trips=4 + 2 * _tiles(max(2 * s.kept, 1), arguments["BLOCK_ROWS"]) + longest / _in_flight(arguments),
+        # Programs that merge, and programs that copy.
+        trips=max(5 + longest / _in_flight(arguments), 2 + 4 * _tiles(max(2 * s.kept, 1), arguments["BLOCK_ROWS"])),
         matrix_flops=flops,
     )
 
@@ -263,11 +267,34 @@ def _passes(segment: Segment, arguments: Arguments) -> Iterator[tuple[int, ...]]
     while len(anchors) > 1:
         together = anchors[: size if len(anchors) >= size else 2]
         del anchors[: len(together)]
-        if len({_tiles(count, arguments["BLOCK_SLOTS"]) for count in together}) == 1:
+        if _is_alike(together, arguments):
             yield tuple(together)
         else:
             alone += together
     yield from ((count,) for count in alone + anchors)
+
+
+def _passes_in_pairs(segment: Segment, arguments: Arguments) -> Iterator[tuple[int, ...]]:
+    """As `_passes`, but what is no group goes in pairs, where both have equally many tiles of anchors."""
+    anchors, size = segment.anchors, arguments["GROUP"]
+    for first in range(0, len(anchors), size):
+        group = anchors[first : first + size]
+        if len(group) == size and _is_alike(group, arguments):
+            yield tuple(group)
+            continue
+        for pair in (group[:2], group[2:]):
+            yield from (tuple(pair),) if pair and _is_alike(pair, arguments) else ((count,) for count in pair)
+
+
+def _is_alike(counts: Sequence[int], arguments: Arguments) -> bool:
+    return len({_tiles(count, arguments["BLOCK_SLOTS"]) for count in counts}) == 1
+
+
+def _emit_tile(counts: tuple[int, ...], arguments: Arguments) -> tuple[int, int, int]:
+    """Tokens, channels and rows of the product of a pass."""
+    if len(counts) == arguments["GROUP"]:
+        return arguments["GROUP_TOKENS"], arguments["GROUP_D"], len(counts) * arguments["BLOCK_SLOTS"]
+    return arguments["BLOCK_TOKENS"], arguments["BLOCK_D"], 2 * arguments["BLOCK_SLOTS"]
 
 
 def _assign_tile(counts: tuple[int, ...], arguments: Arguments) -> tuple[int, int]:

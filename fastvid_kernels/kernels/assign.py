@@ -6,7 +6,16 @@ import torch
 import triton
 import triton.language as tl
 
-from fastvid_kernels.kernels.bundles import Joined, Segment, Slots, Tokens, anchor_frame, anchors_of, rows_of
+from fastvid_kernels.kernels.bundles import (
+    Joined,
+    Segment,
+    Slots,
+    Tokens,
+    anchor_frame,
+    anchors_of,
+    cell_of,
+    rows_of,
+)
 from fastvid_kernels.kernels.gram import product
 from fastvid_kernels.kernels.groups import BLOCK_SLOTS, GROUP, PAIR, WARPS, fewer_from, goes_together
 from fastvid_kernels.kernels.launch import (
@@ -109,7 +118,7 @@ def _join_nearest(
     i = token % x.N
     pair_ordinal = ordinal + pair % FRAMES
     u = anchor_frame(segment, pair_ordinal)
-    state = tl.load(state_ptr + t.to(tl.int64) * joined.padded + i)
+    state = tl.load(state_ptr + t.to(tl.int64) * joined.row_vectors * ROW_VECTOR + i)
     joins = exists & tl.where(t == u, state == FREE, state != SALIENT)
     joins = joins & (anchors_of(segment, pair_ordinal) > 0)
     frame_slots = u * slots.per_frame
@@ -119,8 +128,13 @@ def _join_nearest(
             nearest, is_tied, pair, first_token, ordinal, x, segment, slots, FRAMES, BLOCK_SLOTS, BLOCK_D
         )
     nearest = tl.where(joins, nearest, -1)
-    cell = (t.to(tl.int64) * joined.ordinals + pair_ordinal - joined.first_ordinal) * joined.padded
-    tl.store(joined.nearest_ptr + cell + i, nearest.to(tl.int16), mask=exists)
+    nearest_ptr = joined.nearest_ptr + cell_of(joined, segment.start, segment.end, pair_ordinal) + token
+    tl.store(nearest_ptr, nearest.to(tl.int16), mask=exists)
+    # Whole vectors are read, so the last token of the segment also fills up its vector.
+    nobody = tl.full([ROWS * FRAMES], -1, tl.int16)
+    for beyond in tl.static_range(1, ROW_VECTOR):
+        fills = exists & (token == tokens - 1) & (token % ROW_VECTOR + beyond < ROW_VECTOR)
+        tl.store(nearest_ptr + beyond, nobody, mask=fills)
     one = tl.full([ROWS * FRAMES], 1, tl.int32)
     tl.atomic_add(slots.count_ptr + frame_slots + nearest, one, mask=joins, sem="relaxed")
 
@@ -168,7 +182,6 @@ def assign_kernel(
     LANES-th group of its segment's anchor frames, counted from the last, and its share of those left over.
     """
     wait_for_earlier_launches(OVERLAPS)
-    padded = row_vectors * ROW_VECTOR
     lane = tl.program_id(0) % LANES
     t = tl.program_id(0) // LANES
     start = tl.load(segment_start_ptr + t)
@@ -182,7 +195,7 @@ def assign_kernel(
     x = Tokens(x_ptr, stride_t, stride_n, stride_d, N, D)
     segment = Segment(start, end, interval, share, rest)
     slots = Slots(anchor_ptr, count_ptr, slots_per_frame)
-    joined = Joined(nearest_ptr, first_ordinal, ordinals, padded)
+    joined = Joined(nearest_ptr, first_ordinal, ordinals, row_vectors)
     if tile * GROUP_ROWS < tokens:
         for group in range(lane, groups, LANES):
             if goes_together(group * GROUP, fewer, GROUP):
@@ -219,6 +232,8 @@ def assign_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
     # float32 takes smaller tiles: its three TF32 products and the ties leave fewer registers.
     is_single = request.dtype == torch.float32
     tiles = -(-shapes.tokens_per_frame // _ROWS)
+    block_d = request.depth if is_single else 2 * request.depth
+    tile_bytes = (_ROWS + 2 * BLOCK_SLOTS) * block_d * request.dtype.itemsize
     return Step(
         assign_kernel,
         grid=(shapes.frames * _LANES, tiles),
@@ -244,8 +259,8 @@ def assign_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
             "GROUP": GROUP,
             "BLOCK_SLOTS": BLOCK_SLOTS,
             "GROUP_D": request.depth // 2 if is_single else request.depth,
-            "BLOCK_D": request.depth if is_single else 2 * request.depth,
-            "num_stages": request.stages,
+            "BLOCK_D": block_d,
+            "num_stages": request.stages(tile_bytes, blocks=1, most=4),
             # In half precision, rounding of the tokens themselves has lost more than float32 sums lose.
             "SETTLES_TIES": is_single,
             **request.strides,

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from fastvid_kernels.kernels.launch import ROW_VECTOR
+
 
 class Tokens(NamedTuple):
     """The tokens `[F, N, D]`: pointer to the first, and strides in elements."""
@@ -43,13 +45,25 @@ class Slots(NamedTuple):
 class Joined(NamedTuple):
     """The slot that each token joined in each of `ordinals` anchor frames of its segment, from `first_ordinal` on.
 
-    Shape `[F, ordinals, padded]`, where `padded` is N rounded up to whole vectors.
+    A segment of L frames has L * N slots for one ordinal, in the order of its tokens, then those for the next. For each
+    ordinal they take L * row_vectors whole vectors, of which the last one that holds a slot is filled up with -1.
     """
 
     nearest_ptr: Any
     first_ordinal: Any
     ordinals: Any
-    padded: Any
+    row_vectors: Any
+
+
+class Merging(NamedTuple):
+    """How anchors are merged: the output, where each slot's row is among those of its frame, and SPEC's K, d, beta."""
+
+    output_ptr: Any
+    anchor_row_ptr: Any
+    K: Any
+    context_millionths: Any
+    beta: Any
+    largest: Any
 
 
 @triton.jit
@@ -68,3 +82,10 @@ def anchor_frame(segment, ordinal):
 def anchors_of(segment, ordinal):
     """The number of anchors in the anchor frame with this ordinal."""
     return segment.share + (ordinal < segment.rest).to(tl.int32)
+
+
+@triton.jit
+def cell_of(joined, start, end, ordinal):
+    """Where in `joined` the slots begin that the tokens of frames [start, end) joined in one of their anchor frames."""
+    frames = start.to(tl.int64) * joined.ordinals + (ordinal - joined.first_ordinal).to(tl.int64) * (end - start)
+    return frames * joined.row_vectors * ROW_VECTOR

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from fastvid_kernels.kernels.floats import LOWEST_KEY, float_key
-from fastvid_kernels.kernels.gram import squared_distances
+from fastvid_kernels.kernels.gram import frame_and_tile, squared_distances
 from fastvid_kernels.kernels.launch import (
     BUDGET_ARGUMENTS,
     OPTIONS,
@@ -48,14 +48,15 @@ def delta_kernel(
     """
     wait_for_earlier_launches(OVERLAPS)
     padded = row_vectors * ROW_VECTOR
-    t = first_frame + tl.program_id(0)
+    frame_of_chunk, tile = frame_and_tile(tl.cdiv(N, ROWS))
+    t = first_frame + frame_of_chunk
     n_salient, n_context, _, _ = frame_budget(t, segment_start_ptr, segment_end_ptr, N, K, context_millionths, interval)
     if n_context == 0:
         return
-    i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    i = tile * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, BLOCK_N)
     frame = t.to(tl.int64) * padded
-    matrix_ptr = gram_ptr + tl.program_id(0).to(tl.int64) * SPLITS * padded * padded
+    matrix_ptr = gram_ptr + frame_of_chunk.to(tl.int64) * SPLITS * padded * padded
     distance = squared_distances(matrix_ptr, i, j, N, padded, SPLITS)
     is_candidate_i = tl.load(rank_ptr + frame + i, mask=i < N, other=0) >= n_salient
     is_candidate_j = tl.load(rank_ptr + frame + j, mask=j < N, other=0) >= n_salient
@@ -73,10 +74,10 @@ def delta_kernel(
 
 
 def delta_step(request: Request, shapes: Shapes, first_frame: int, frames: int) -> Step:
-    """Grid: frames x tiles of tokens."""
+    """Grid: frames * tiles of tokens."""
     return Step(
         delta_kernel,
-        grid=(frames, -(-shapes.tokens_per_frame // shapes.candidate_rows)),
+        grid=(frames * -(-shapes.tokens_per_frame // shapes.candidate_rows),),
         arrays={"gram_ptr": "gram", "rank_ptr": "rank", "s_ptr": "s", "key_ptr": "key", **SEGMENT_ARRAYS},
         constants={
             "first_frame": first_frame,

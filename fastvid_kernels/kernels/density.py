@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastvid_kernels.kernels.gram import squared_distances
+from fastvid_kernels.kernels.gram import frame_and_tile, squared_distances
 from fastvid_kernels.kernels.launch import (
     BUDGET_ARGUMENTS,
     OPTIONS,
@@ -43,13 +43,14 @@ def density_kernel(
     """Mean of the `num_neighbors` smallest squared distances, divided by D, for ROWS tokens of an anchor frame."""
     wait_for_earlier_launches(OVERLAPS)
     padded = row_vectors * ROW_VECTOR
-    t = first_frame + tl.program_id(0)
+    frame_of_chunk, tile = frame_and_tile(tl.cdiv(N, ROWS))
+    t = first_frame + frame_of_chunk
     n_salient, n_context, _, _ = frame_budget(t, segment_start_ptr, segment_end_ptr, N, K, context_millionths, interval)
     if n_context == 0:
         return
-    i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    i = tile * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, BLOCK_N)
-    matrix_ptr = gram_ptr + tl.program_id(0).to(tl.int64) * SPLITS * padded * padded
+    matrix_ptr = gram_ptr + frame_of_chunk.to(tl.int64) * SPLITS * padded * padded
     rank = tl.load(rank_ptr + t.to(tl.int64) * padded + j, mask=j < padded, other=0)
     is_candidate = tl.where(j < N, rank, -1) >= n_salient
     distance = squared_distances(matrix_ptr, i, j, N, padded, SPLITS)
@@ -66,10 +67,10 @@ def density_kernel(
 
 
 def density_step(request: Request, shapes: Shapes, first_frame: int, frames: int) -> Step:
-    """Grid: frames x tiles of tokens."""
+    """Grid: frames * tiles of tokens."""
     return Step(
         density_kernel,
-        grid=(frames, -(-shapes.tokens_per_frame // shapes.candidate_rows)),
+        grid=(frames * -(-shapes.tokens_per_frame // shapes.candidate_rows),),
         arrays={"gram_ptr": "gram", "rank_ptr": "rank", "s_ptr": "s", **SEGMENT_ARRAYS},
         constants={
             "first_frame": first_frame,

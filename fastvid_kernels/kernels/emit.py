@@ -7,10 +7,9 @@ import torch
 import triton
 import triton.language as tl
 
-from fastvid_kernels.kernels.bundles import Joined, Segment, Slots, Tokens, anchor_frame, anchors_of, rows_of
-from fastvid_kernels.kernels.floats import is_finite
-from fastvid_kernels.kernels.gram import product
-from fastvid_kernels.kernels.groups import BLOCK_SLOTS, GROUP, PAIR, WARPS, fewer_from, goes_together
+from fastvid_kernels.kernels.bundles import Joined, Merging, Segment, Slots, Tokens, rows_of
+from fastvid_kernels.kernels.gram import frame_and_tile
+from fastvid_kernels.kernels.groups import BLOCK_SLOTS, GROUP, PAIR, fewer_from, goes_together
 from fastvid_kernels.kernels.launch import (
     BUDGET_ARGUMENTS,
     OPTIONS,
@@ -21,144 +20,44 @@ from fastvid_kernels.kernels.launch import (
     Step,
     budget_arguments,
 )
+from fastvid_kernels.kernels.merge import store_merged, twice_sums
 from fastvid_kernels.kernels.overlap import wait_for_earlier_launches
 from fastvid_kernels.kernels.plan import context_shares, segment_budget
-from fastvid_kernels.kernels.select import FREE, SALIENT
-
-# With this scale, the sum of as many tokens as a segment can hold does not overflow.
-HEADROOM = tl.constexpr(2.0**-24)
+from fastvid_kernels.kernels.select import SALIENT
 
 
 @triton.jit
-def _sum_one_by_one(
+def _copy(
     x,
-    segment,
-    joined,
-    slot,
-    row_cell,
-    offset,
-    inside,
-    ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Sum of HEADROOM times the tokens that joined each row: slow, but a token's NaN reaches only its own anchor."""
-    total = tl.zeros([ROWS, BLOCK_D], tl.float32)
-    for frame in range(0, segment.end - segment.start):
-        u = (segment.start + frame).to(tl.int64)
-        cell = u * joined.ordinals * joined.padded
-        for i in range(0, x.N):
-            nearest = tl.load(joined.nearest_ptr + cell + row_cell + i).to(tl.int32)
-            row_ptr = x.ptr + u * x.stride_t + tl.full([], i, tl.int64) * x.stride_n
-            token = tl.load(row_ptr + offset, mask=inside, other=0.0)
-            # A selection, not a product: 0 * NaN would make every anchor NaN.
-            total = tl.where((slot == nearest)[:, None], total + token.to(tl.float32)[None, :] * HEADROOM, total)
-    return total
-
-
-@triton.jit
-def _nearest(
-    joined,
-    state_ptr,
-    segment,
-    first,
-    ordinal,
-    N,
-    FRAMES: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr,
-):
-    """Slots that tokens joined in FRAMES anchor frames, `[FRAMES, BLOCK_TOKENS]`, and which tokens need loading."""
-    tokens = (segment.end - segment.start) * N
-    token = first + tl.arange(0, BLOCK_TOKENS)
-    t = segment.start + token // N
-    i = token % N
-    cell = (t.to(tl.int64) * joined.ordinals + (ordinal - joined.first_ordinal)) * joined.padded + i
-    frame = tl.arange(0, FRAMES)
-    cells = cell[None, :] + (frame * joined.padded)[:, None]
-    nearest = tl.load(joined.nearest_ptr + cells, mask=(token < tokens)[None, :], other=-1)
-    state = tl.load(state_ptr + t.to(tl.int64) * joined.padded + i, mask=token < tokens, other=SALIENT)
-    takes_part = state != SALIENT
-    if FRAMES == 1:
-        takes_part = tl.where(t == anchor_frame(segment, ordinal), state == FREE, takes_part)
-    return nearest.to(tl.int32), takes_part
-
-
-@triton.jit
-def _merge(
-    x,
-    segment,
-    slots,
-    joined,
     output_ptr,
+    indices_ptr,
     state_ptr,
-    anchor_row_ptr,
-    ordinal,
+    count_ptr,
+    t,
+    first_row,
+    rows,
     channel,
-    K,
-    context_millionths,
-    beta,
-    largest,
-    FRAMES: tl.constexpr,
-    BLOCK_SLOTS: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
+    COPIES_ALL: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
 ):
-    """Some channels of the merged rows of FRAMES anchor frames, which share each pass over their segment's tokens.
+    """Copy the salient tokens of a frame, and the anchors that no token joined; or all that it keeps.
 
-    The rows of the product are BLOCK_SLOTS anchors of each anchor frame. Tokens are summed in the order of the segment,
-    BLOCK_TOKENS at a time.
+    Its `rows` rows of the output begin at `first_row`; the other pointers are to those of its frame.
     """
-    tokens = (segment.end - segment.start) * x.N
     inside = channel < x.D
     offset = channel.to(tl.int64) * x.stride_d
-    row = tl.arange(0, FRAMES * BLOCK_SLOTS)
-    row_ordinal = ordinal + row // BLOCK_SLOTS
-    row_frame = anchor_frame(segment, row_ordinal)
-    # This fits 32 bits: 2**20 frames of at most 1,024 slots.
-    row_slots = row_frame * slots.per_frame
-    for first_slot in range(0, anchors_of(segment, ordinal), BLOCK_SLOTS):
-        block_slot = first_slot + tl.arange(0, BLOCK_SLOTS)
-        total = tl.zeros([FRAMES * BLOCK_SLOTS, BLOCK_D], tl.float32)
-        nearest, takes_part = _nearest(joined, state_ptr, segment, 0, ordinal, x.N, FRAMES, BLOCK_TOKENS)
-        for first in range(0, tokens, BLOCK_TOKENS):
-            token = first + tl.arange(0, BLOCK_TOKENS)
-            rows = rows_of(x, segment.start + token // x.N, token % x.N)
-            tile = tl.load(rows[:, None] + offset[None, :], mask=takes_part[:, None] & inside[None, :], other=0.0)
-            next_nearest, takes_part = _nearest(
-                joined, state_ptr, segment, first + BLOCK_TOKENS, ordinal, x.N, FRAMES, BLOCK_TOKENS
-            )
-            # Through float32: Triton's interpreter converts a bool to bfloat16 by its bits, not by its value.
-            one_hot = (block_slot[None, :, None] == nearest[:, None, :]).to(tl.float32).to(tile.dtype)
-            one_hot = tl.reshape(one_hot, [FRAMES * BLOCK_SLOTS, BLOCK_TOKENS])
-            total = product(one_hot, tile, total, PRECISION, UPCAST)
-            nearest = next_nearest
-        slot = first_slot + row % BLOCK_SLOTS
-        scale = tl.full([], 1.0, tl.float32)
-        if tl.min(is_finite(total).to(tl.int32)) == 0:
-            # Some token is not finite, or a sum overflowed: add up again, token by token and scaled down.
-            scale = tl.full([], HEADROOM, tl.float32)
-            row_cell = (row_ordinal - joined.first_ordinal) * joined.padded
-            total = _sum_one_by_one(x, segment, joined, slot, row_cell, offset, inside, FRAMES * BLOCK_SLOTS, BLOCK_D)
-        exists = slot < anchors_of(segment, row_ordinal)
-        count = tl.load(slots.count_ptr + (row_slots + slot), mask=exists, other=0)
-        weight = tl.maximum(beta, 1.0 / (count + 1).to(tl.float32))[:, None]
-        mean_share = (1.0 - weight) / tl.maximum(count, 1).to(tl.float32)[:, None]
-        anchor = tl.load(slots.anchor_ptr + (row_slots + slot), mask=exists, other=0)
-        mask = (exists & (count > 0))[:, None] & inside[None, :]
-        own_rows = rows_of(x, row_frame, anchor)
-        own = tl.load(own_rows[:, None] + offset[None, :], mask=mask, other=0.0).to(tl.float32) * scale
-        merged = weight * own + mean_share * total
-        # Rounding may raise a mean of the largest finite numbers beyond them.
-        limit = tl.full([], largest, tl.float32) * scale
-        bounded = tl.where(merged > limit, limit, tl.where(merged < -limit, -limit, merged))
-        merged = tl.where(is_finite(own) & is_finite(total), bounded, merged) / scale
-        _, _, _, rows_before = segment_budget(
-            row_frame, segment.start, segment.end, x.N, K, context_millionths, segment.interval
-        )
-        output_row = rows_before + tl.load(anchor_row_ptr + (row_slots + slot), mask=exists, other=0)
-        output_rows = output_ptr + output_row[:, None] * x.D + channel[None, :]
-        tl.store(output_rows, merged.to(output_ptr.dtype.element_ty), mask=mask)
+    for first in range(0, rows, BLOCK_ROWS):
+        row = first + tl.arange(0, BLOCK_ROWS)
+        exists = row < rows
+        i = tl.load(indices_ptr + first_row + row, mask=exists, other=0) - t.to(tl.int64) * x.N
+        is_copy = exists
+        if not COPIES_ALL:
+            state = tl.load(state_ptr + i, mask=exists, other=SALIENT).to(tl.int32)
+            count = tl.load(count_ptr + state - 1, mask=exists & (state > 0), other=0)
+            is_copy = exists & (count == 0)
+        mask = is_copy[:, None] & inside[None, :]
+        copied = tl.load(rows_of(x, t, i)[:, None] + offset[None, :], mask=mask)
+        tl.store(output_ptr + (first_row + row)[:, None] * x.D + channel[None, :], copied, mask=mask)
 
 
 @triton.jit(do_not_specialize=[*BUDGET_ARGUMENTS, "row_vectors", "slots_per_frame", "first_ordinal", "ordinals", "T"])
@@ -190,91 +89,93 @@ def emit_kernel(
     row_vectors,
     slots_per_frame,
     BLOCK_ROWS: tl.constexpr,
+    COPY_D: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
     GROUP_TOKENS: tl.constexpr,
+    GROUP_D: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    FRAMES_FOLLOW: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    """BLOCK_D channels of all rows that one frame keeps, if its ordinal is one of the `ordinals` of this launch.
+    """Some channels of the rows that one frame keeps, if its ordinal is one of the `ordinals` of this launch.
 
-    Where anchor frames go together, the program of the last of these frames merges the anchors of all of them.
-    Programs start with the last frames, which are still in cache.
+    A program merges BLOCK_SLOTS anchors in BLOCK_D channels, or copies rows in COPY_D channels. Where anchor frames go
+    together, programs of the last of them merge the anchors of all of them. Programs start with the last frames, which
+    are still in cache.
     """
     wait_for_earlier_launches(OVERLAPS)
-    padded = row_vectors * ROW_VECTOR
-    t = T - 1 - tl.program_id(0)
+    blocks = tl.cdiv(D, BLOCK_D)
+    to_merge = blocks * tl.cdiv(slots_per_frame, BLOCK_SLOTS)
+    frame, tile = frame_and_tile(to_merge + tl.cdiv(D, COPY_D))
+    t = T - 1 - frame
     start = tl.load(segment_start_ptr + t)
     end = tl.load(segment_end_ptr + t)
     n_salient, n_context, ordinal, rows_before = segment_budget(t, start, end, N, K, context_millionths, interval)
     if (ordinal < first_ordinal) | (ordinal >= first_ordinal + ordinals):
         return
+    x = Tokens(x_ptr, stride_t, stride_n, stride_d, N, D)
+    if tile >= to_merge:
+        copied_channel = (tile - to_merge) * COPY_D + tl.arange(0, COPY_D)
+        _copy(
+            x, output_ptr, indices_ptr, state_ptr + t.to(tl.int64) * row_vectors * ROW_VECTOR,
+            count_ptr + t.to(tl.int64) * slots_per_frame, t, rows_before, n_salient + n_context, copied_channel,
+            BETA_IS_ONE, BLOCK_ROWS,
+        )  # fmt: skip
+        return
+    first_slot = tile // blocks * BLOCK_SLOTS
+    if BETA_IS_ONE | (n_context <= first_slot):
+        return
+    block = tile % blocks
+    channel = block * BLOCK_D + tl.arange(0, BLOCK_D)
     beta = tl.full([], beta, tl.float32)
-    channel = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    inside = channel < D
-    offset = channel.to(tl.int64) * stride_d
-    frame_ptr = x_ptr + t.to(tl.int64) * stride_t
-    frame_slots = t.to(tl.int64) * slots_per_frame
-
-    for first in range(0, n_salient + n_context, BLOCK_ROWS):
-        row = first + tl.arange(0, BLOCK_ROWS)
-        exists = row < n_salient + n_context
-        i = tl.load(indices_ptr + rows_before + row, mask=exists, other=0) - t.to(tl.int64) * N
-        state = tl.load(state_ptr + t.to(tl.int64) * padded + i, mask=exists, other=SALIENT).to(tl.int32)
-        count = tl.load(count_ptr + frame_slots + state - 1, mask=exists & (state > 0), other=0)
-        is_copy = exists & (count == 0)
-        if BETA_IS_ONE:
-            is_copy = exists
-        mask = is_copy[:, None] & inside[None, :]
-        copied = tl.load(frame_ptr + (i * stride_n)[:, None] + offset[None, :], mask=mask)
-        tl.store(output_ptr + (rows_before + row)[:, None] * D + channel[None, :], copied, mask=mask)
-
-    if BETA_IS_ONE:
-        return
-    if n_context == 0:
-        return
     anchor_frames, share, rest = context_shares(start, end, N, K, context_millionths, interval)
     ordinals_here = tl.minimum(anchor_frames - first_ordinal, ordinals)
     grouped = ordinals_here // GROUP * GROUP
     fewer = fewer_from(share, rest, first_ordinal, BLOCK_SLOTS)
-    x = Tokens(x_ptr, stride_t, stride_n, stride_d, N, D)
     segment = Segment(start, end, interval, share, rest)
     slots = Slots(anchor_ptr, count_ptr, slots_per_frame)
-    joined = Joined(nearest_ptr, first_ordinal, ordinals, padded)
+    joined = Joined(nearest_ptr, first_ordinal, ordinals, row_vectors)
+    merging = Merging(output_ptr, anchor_row_ptr, K, context_millionths, beta, largest)
     own = ordinal - first_ordinal
-    if (own < grouped) & goes_together(own // GROUP * GROUP, fewer, GROUP):
-        if own % GROUP == 0:
-            _merge(
-                x, segment, slots, joined, output_ptr, state_ptr, anchor_row_ptr, ordinal, channel, K,
-                context_millionths, beta, largest, GROUP, BLOCK_SLOTS, GROUP_TOKENS, BLOCK_D, PRECISION, UPCAST,
+    in_group = own % GROUP
+    if (own < grouped) & goes_together(own - in_group, fewer, GROUP):
+        # A pass for a group is for fewer channels, so programs of several of its frames share the work.
+        if in_group < BLOCK_D // GROUP_D:
+            first = ordinal - in_group
+            group_channel = block * BLOCK_D + in_group * GROUP_D + tl.arange(0, GROUP_D)
+            sums, further_sums = twice_sums(
+                x, segment, joined, first, PAIR, first_slot, group_channel,
+                GROUP // PAIR, BLOCK_SLOTS, GROUP_TOKENS, FRAMES_FOLLOW, PRECISION, UPCAST,
             )  # fmt: skip
-    elif (
-        (own >= grouped)
-        & (own < grouped + PAIR)
-        & (ordinals_here - grouped >= PAIR)
-        & goes_together(grouped, fewer, PAIR)
-    ):
-        if own == grouped:
-            _merge(
-                x, segment, slots, joined, output_ptr, state_ptr, anchor_row_ptr, ordinal, channel, K,
-                context_millionths, beta, largest, PAIR, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
+            store_merged(sums, x, segment, slots, joined, merging, first, PAIR, first_slot, group_channel, BLOCK_SLOTS)
+            store_merged(
+                further_sums, x, segment, slots, joined, merging, first + PAIR, PAIR, first_slot, group_channel,
+                BLOCK_SLOTS,
             )  # fmt: skip
-    else:
-        _merge(
-            x, segment, slots, joined, output_ptr, state_ptr, anchor_row_ptr, ordinal, channel, K, context_millionths,
-            beta, largest, 1, BLOCK_SLOTS, BLOCK_TOKENS, BLOCK_D, PRECISION, UPCAST,
+        return
+    in_pair = own % PAIR
+    has_next = own - in_pair + 1 < ordinals_here
+    frames = tl.where(has_next & goes_together(own - in_pair, fewer, PAIR), PAIR, 1)
+    if (in_pair == 0) | (frames == 1):
+        sums, _ = twice_sums(
+            x, segment, joined, ordinal, frames, first_slot, channel,
+            1, BLOCK_SLOTS, BLOCK_TOKENS, FRAMES_FOLLOW, PRECISION, UPCAST,
         )  # fmt: skip
+        store_merged(sums, x, segment, slots, joined, merging, ordinal, frames, first_slot, channel, BLOCK_SLOTS)
 
 
 def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
-    """Grid: frames x blocks of channels."""
-    block_d = 2 * request.depth
+    """Grid: frames * (blocks of anchors * blocks of channels to merge, and blocks of channels to copy)."""
+    block_d, copy_d = 2 * request.depth, 8 * request.depth
+    tiles = -(-shapes.slots // BLOCK_SLOTS) * -(-shapes.channels // block_d) + -(-shapes.channels // copy_d)
+    stride_t, stride_n, _ = request.token_strides
     return Step(
         emit_kernel,
-        grid=(shapes.frames, -(-shapes.channels // block_d)),
+        grid=(shapes.frames * tiles,),
         arrays={
             "x_ptr": "tokens",
             "output_ptr": "output",
@@ -296,17 +197,19 @@ def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
             "largest": torch.finfo(request.dtype).max,
             "row_vectors": shapes.row_vectors,
             "slots_per_frame": shapes.slots,
-            "BLOCK_ROWS": 64,
+            "BLOCK_ROWS": 16,
+            "COPY_D": copy_d,
             "GROUP": GROUP,
             "BLOCK_SLOTS": BLOCK_SLOTS,
-            "GROUP_TOKENS": 16 if request.dtype == torch.float32 else 64,
-            "BLOCK_TOKENS": 32,
+            "GROUP_TOKENS": 32 if request.dtype == torch.float32 else 64,
+            "GROUP_D": request.depth,
+            "BLOCK_TOKENS": 32 if request.dtype == torch.float32 else 64,
             "BLOCK_D": block_d,
-            "num_stages": request.stages,
+            "FRAMES_FOLLOW": stride_t == shapes.tokens_per_frame * stride_n,
+            "num_stages": 2 if request.on_amd else 3,
             **request.strides,
             **budget_arguments(request, shapes),
             **request.arithmetic,
             **OPTIONS,
-            "num_warps": WARPS,
         },
     )

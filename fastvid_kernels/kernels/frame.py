@@ -87,12 +87,14 @@ def frame_kernel(
     for first in range(split * ROWS, N, SPLITS * ROWS):
         token = first + tl.arange(0, ROWS)
         key = float_key(tl.load(attn_ptr + token.to(tl.int64) * stride_an, mask=token < N, other=0.0).to(tl.float32))
-        rank = tl.zeros([ROWS], tl.int32)
+        # Counted by column, and added up at last: to add up takes longer than to compare.
+        ahead = tl.zeros([ROWS, BLOCK_N], tl.int32)
         for other_first in range(0, N, BLOCK_N):
             other = other_first + tl.arange(0, BLOCK_N)
             other_attn = tl.load(attn_ptr + other.to(tl.int64) * stride_an, mask=other < N, other=0.0)
             before = comes_before(float_key(other_attn.to(tl.float32)), other, key, token) & (other < N)[None, :]
-            rank += tl.sum(before.to(tl.int32), axis=1)
+            ahead += before.to(tl.int32)
+        rank = tl.sum(ahead, axis=1)
         # Up to the end of the padded row, since rows are read whole: ranks beyond the frame change nothing.
         tl.store(rank_ptr + t.to(tl.int64) * stride_rank + token, rank.to(tl.int16), mask=token < stride_rank)
 

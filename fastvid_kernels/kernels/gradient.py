@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastvid_kernels.kernels.bundles import Joined, cell_of
 from fastvid_kernels.kernels.launch import (
     BUDGET_ARGUMENTS,
     OPTIONS,
@@ -85,15 +86,17 @@ def gradient_kernel(
             total = waiting
 
     anchor_frames = tl.minimum((end - start + interval - 1) // interval - first_ordinal, ordinals)
+    joined = Joined(nearest_ptr, first_ordinal, ordinals, row_vectors)
+    slots_ptr = nearest_ptr + cell_of(joined, start, end, first_ordinal + anchor_frames) + (t - start) * N
     for step in range(0, anchor_frames):
         own_ordinal = anchor_frames - 1 - step
+        slots_ptr -= (end - start).to(tl.int64) * padded
         u = end - 1 - (first_ordinal + own_ordinal) * interval
         _, n_context, _, rows_before = segment_budget(u, start, end, N, K, context_millionths, interval)
         if n_context > 0:
-            nearest = (t.to(tl.int64) * ordinals + own_ordinal) * padded
-            joined = tl.load(nearest_ptr + nearest + i, mask=exists, other=-1).to(tl.int32)
+            nearest = tl.load(slots_ptr + i, mask=exists, other=-1).to(tl.int32)
             is_anchor = (state > 0) & (t == u)
-            slot = tl.where(is_anchor, state - 1, joined)
+            slot = tl.where(is_anchor, state - 1, nearest)
             takes_part = slot >= 0
             slots = u.to(tl.int64) * slots_per_frame
             count = tl.load(count_ptr + slots + slot, mask=takes_part, other=0)

@@ -22,6 +22,16 @@ _BLOCK = 64
 
 
 @triton.jit
+def frame_and_tile(tiles):
+    """The frame of this program, and which of the frame's tiles it handles.
+
+    Tiles follow one another, not frames. Most frames have no work, and those that have it lie `anchor_interval` apart,
+    so that a multiprocessor could get nothing but such frames, and its neighbour none.
+    """
+    return tl.program_id(0) // tiles, tl.program_id(0) % tiles
+
+
+@triton.jit
 def product(x, y, accumulator, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     """`accumulator + x @ y`, summed in float32; UPCAST is for the interpreter, which cannot multiply bfloat16."""
     if UPCAST:
@@ -56,14 +66,15 @@ def gram_kernel(
     """One tile on or above the diagonal, over one of SPLITS ranges of channels; stored with its mirror image."""
     wait_for_earlier_launches(OVERLAPS)
     padded = row_vectors * ROW_VECTOR
-    t = first_frame + tl.program_id(0)
+    in_row = tl.cdiv(N, BLOCK)
+    frame, tile = frame_and_tile(in_row * (in_row + 1) // 2 * SPLITS)
+    t = first_frame + frame
     _, n_context, _, _ = frame_budget(t, segment_start_ptr, segment_end_ptr, N, K, context_millionths, interval)
     if n_context == 0:
         return
-    split = tl.program_id(1) % SPLITS
-    tile = tl.program_id(1) // SPLITS
+    split = tile % SPLITS
+    tile = tile // SPLITS
     row = 0
-    in_row = tl.cdiv(N, BLOCK)
     while tile >= in_row:
         tile -= in_row
         in_row -= 1
@@ -83,7 +94,7 @@ def gram_kernel(
         x = tl.load(i_ptr[:, None] + offset[None, :], mask=(channel < range_end)[None, :], other=0.0)
         y = tl.load(j_ptr[None, :] + offset[:, None], mask=(channel < range_end)[:, None], other=0.0)
         accumulator = product(x, y, accumulator, PRECISION, UPCAST)
-    matrix_ptr = gram_ptr + (tl.program_id(0).to(tl.int64) * SPLITS + split) * padded * padded
+    matrix_ptr = gram_ptr + (frame.to(tl.int64) * SPLITS + split) * padded * padded
     # Rows are stored up to `padded`, which the compiler knows to be whole vectors; columns beyond N are never used.
     mask = (i < N)[:, None] & (j < padded)[None, :]
     tl.store(matrix_ptr + i[:, None] * padded + j[None, :], accumulator, mask=mask)
@@ -120,11 +131,12 @@ def squared_distances(matrix_ptr, i, j, N, padded, SPLITS: tl.constexpr):
 
 
 def gram_step(request: Request, shapes: Shapes, first_frame: int, frames: int) -> Step:
-    """Grid: frames x tiles on or above the diagonal x splits of the channels."""
+    """Grid: frames * tiles on or above the diagonal * splits of the channels."""
     tiles = -(-shapes.tokens_per_frame // _BLOCK)
+    tile_bytes = 2 * _BLOCK * request.depth * request.dtype.itemsize
     return Step(
         gram_kernel,
-        grid=(frames, tiles * (tiles + 1) // 2 * shapes.gram_splits),
+        grid=(frames * (tiles * (tiles + 1) // 2) * shapes.gram_splits,),
         arrays={"x_ptr": "tokens", "gram_ptr": "gram", **SEGMENT_ARRAYS},
         constants={
             "first_frame": first_frame,
@@ -133,7 +145,7 @@ def gram_step(request: Request, shapes: Shapes, first_frame: int, frames: int) -
             "SPLITS": shapes.gram_splits,
             "BLOCK": _BLOCK,
             "BLOCK_D": request.depth,
-            "num_stages": request.stages,
+            "num_stages": request.stages(tile_bytes, blocks=2, most=5),
             **request.strides,
             **budget_arguments(request, shapes),
             **request.arithmetic,

@@ -55,6 +55,7 @@ class Request:
         config: the hyperparameters.
         on_amd: whether the device is AMD's.
         interpreted: whether Triton's interpreter runs the kernels.
+        shared_bytes: shared memory of a multiprocessor.
         frames_per_chunk, ordinals_per_chunk: sizes of chunks, or None for sizes that bound the scratch.
         is_backward: whether the call is a backward pass.
     """
@@ -71,6 +72,7 @@ class Request:
     config: PruneConfig
     on_amd: bool
     interpreted: bool
+    shared_bytes: int
     frames_per_chunk: int | None = None
     ordinals_per_chunk: int | None = None
     is_backward: bool = False
@@ -94,10 +96,10 @@ class Request:
         """Channels in a tile of a product: 128 bytes of them."""
         return 128 // self.dtype.itemsize
 
-    @property
-    def stages(self) -> int:
-        """Stages of software pipelining: AMD's shared memory holds the tiles of two."""
-        return 2 if self.on_amd else 3
+    def stages(self, tile_bytes: int, *, blocks: int, most: int) -> int:
+        """Stages of software pipelining, which change no bits: `most`, if a multiprocessor's shared memory holds the
+        tiles of as many for so many `blocks`; at least three, or two on AMD."""
+        return 2 if self.on_amd else max(3, min(most, self.shared_bytes // (blocks * tile_bytes)))
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,8 @@ def lay_out(request: Request, shapes: Shapes) -> tuple[dict[str, Array], int]:
     if "gram" not in lies_in_output(request, shapes):
         matrices = shapes.frames_per_chunk if shapes.has_anchors else 0
         wanted["gram"] = (torch.float32, (matrices, shapes.gram_splits, padded, padded))
-    wanted["nearest"] = (torch.int16, (anchor_frames, shapes.ordinals_per_chunk, padded))
+    # By segments, of which the host knows no length: see `Joined`.
+    wanted["nearest"] = (torch.int16, (anchor_frames * shapes.ordinals_per_chunk * padded,))
     if request.is_backward:
         # Between launches, the output holds the float32 sums, or in half precision their upper halves; `low` holds the
         # lower halves.

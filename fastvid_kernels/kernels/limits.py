@@ -9,6 +9,9 @@ MAX_TOKENS_PER_FRAME: Final = 1024
 # Sizes of a tile that holds all tokens of a frame: each size is compiled as a kernel of its own.
 FRAME_TILES: Final = (64, 256, MAX_TOKENS_PER_FRAME)
 
+# Shared memory of a multiprocessor of the GPUs that have least of it, those of compute capability 8.6, 8.9 and 12.0.
+LEAST_SHARED_BYTES: Final = 100 << 10
+
 
 def fits_kernels(frames: int, tokens_per_frame: int) -> bool:
     """Whether the kernels can hold a call of this size."""

@@ -35,7 +35,7 @@ from fastvid_kernels.kernels.launch import (
     lies_in_output,
     plan_shapes,
 )
-from fastvid_kernels.kernels.limits import MAX_FRAMES, MAX_TOKENS_PER_FRAME, fits_kernels
+from fastvid_kernels.kernels.limits import LEAST_SHARED_BYTES, MAX_FRAMES, MAX_TOKENS_PER_FRAME, fits_kernels
 from fastvid_kernels.kernels.plan import plan_step
 from fastvid_kernels.kernels.select import select_step
 
@@ -216,6 +216,7 @@ def prepare(
             config=config,
             on_amd=torch.version.hip is not None,
             interpreted=triton.knobs.runtime.interpret,
+            shared_bytes=shared_bytes_of(tokens.device),
             frames_per_chunk=frames_per_chunk,
             ordinals_per_chunk=ordinals_per_chunk,
             is_backward=grad is not None,
@@ -254,6 +255,14 @@ def launch(call: Call) -> None:
     # On AMD, Triton also looks at the sizes of tensors. Where kernels are interpreted, nothing is compiled.
     if not recipe.request.on_amd and None not in kernels:
         recipe.compiled[kind] = kernels
+
+
+@lru_cache
+def shared_bytes_of(device: torch.device) -> int:
+    """Shared memory of a multiprocessor; where kernels do not run, and on AMD, where it changes nothing, the least."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return LEAST_SHARED_BYTES
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor)
 
 
 @lru_cache(maxsize=_KEPT_RECIPES)

@@ -59,8 +59,8 @@ def test_a_model_of_other_code_is_noticed() -> None:
     here, elsewhere = counted("sm_80", 8, 1), counted("sm_80", 8, 6)
     assert here["gram"].asked_bytes * 1.2 < elsewhere["gram"].asked_bytes
     assert here["gram"].work.requested_bytes * 1.2 < elsewhere["gram"].work.requested_bytes
-    assert here["emit"].flops > 1.2 * elsewhere["emit"].flops
-    assert here["emit"].work.matrix_flops > 1.2 * elsewhere["emit"].work.matrix_flops
+    assert here["assign"].flops > 1.2 * elsewhere["assign"].flops
+    assert here["assign"].work.matrix_flops > 1.2 * elsewhere["assign"].work.matrix_flops
 
 
 def long_segment(anchor_frames_a_launch: int | None) -> dict[str, tuple[int, int]]:
@@ -86,7 +86,7 @@ def test_four_anchor_frames_share_what_is_read() -> None:
     """Launches of one anchor frame each share nothing; they make as many products, except in the last tile."""
     together, apart = long_segment(None), long_segment(1)
     for stage in together:
-        assert apart[stage][0] > 2.5 * together[stage][0], stage
+        assert apart[stage][0] > 2.25 * together[stage][0], stage
         assert together[stage][1] <= 1.01 * apart[stage][1], stage
 
 

@@ -18,7 +18,8 @@ pytest.importorskip("triton")
 import fastvid_kernels
 from benchmarks.compared.agreement import agreement
 from benchmarks.inputs.videos import PRESETS
-from fastvid_kernels.kernels.pipeline import Call
+from fastvid_kernels.kernels.limits import LEAST_SHARED_BYTES
+from fastvid_kernels.kernels.pipeline import Call, shared_bytes_of
 from tests.cuda.on_device import (
     DEVICE,
     DTYPES,
@@ -323,6 +324,13 @@ def test_a_graph_of_launches_that_overlap_gives_the_same_bits() -> None:
         graph.replay()
         for found, expected in zip(replayed, apart, strict=True):
             assert_same(found, expected)
+
+
+@device_only
+def test_stages_follow_the_shared_memory_of_this_device() -> None:
+    """Its multiprocessors hold what a block may ask for, and no less than the smallest supported."""
+    block_bytes = torch.cuda.get_device_properties(DEVICE).shared_memory_per_block_optin
+    assert max(block_bytes, LEAST_SHARED_BYTES) <= shared_bytes_of(DEVICE) <= 2 * block_bytes
 
 
 @device_only

@@ -183,9 +183,9 @@ def test_dense_batch_equals_its_videos() -> None:
 def strided_views(tokens: Tensor) -> dict[str, Tensor]:
     """The same values in other memory layouts."""
     frames, n, dim = tokens.shape
-    with_newline = torch.full((frames, n + 1, dim), float("nan"))
+    with_newline = torch.full((frames, n + 1, dim), float("nan"), dtype=tokens.dtype)
     with_newline[:, :n] = tokens
-    every_other = torch.full((frames, n, 2 * dim), float("nan"))
+    every_other = torch.full((frames, n, 2 * dim), float("nan"), dtype=tokens.dtype)
     every_other[..., ::2] = tokens
     return {
         "a column of tokens left out": with_newline[:, :n],

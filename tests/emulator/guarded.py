@@ -9,6 +9,7 @@ from unittest import mock
 
 import torch
 
+from benchmarks.compiled.targets import TARGETS
 from fastvid_kernels import compilation, ops
 from fastvid_kernels.kernels import pipeline
 from fastvid_kernels.kernels.launch import Array, Workspace
@@ -58,8 +59,10 @@ def emulated_calls(emulator: Emulator) -> Iterator[Emulator]:
             if not library.all_defined(output.data_ptr(), output.nbytes):
                 emulator.findings[f"{name} not wholly written"] += 1
 
+    shared_bytes = TARGETS[f"sm_{emulator.arch}"].shared_bytes
     with (
         mock.patch.object(pipeline, "Workspace", GuardedWorkspace),
+        mock.patch.object(pipeline, "shared_bytes_of", return_value=shared_bytes),
         mock.patch.object(pipeline, "launch", launch),
         mock.patch.object(ops, "check_triton", return_value=None),
         mock.patch.object(compilation, "check_triton", return_value=None),

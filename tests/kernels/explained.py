@@ -85,7 +85,9 @@ def _anchor_frame(call: Call, frame: int, anchors: Tensor) -> AnchorFrame:
     n = call.shapes.tokens_per_frame
     start, end = (int(call.workspace[name][frame]) for name in ("segment_start", "segment_end"))
     ordinal = (end - 1 - frame) // call.config.anchor_interval
-    nearest = call.workspace["nearest"][start:end, ordinal, :n].flatten().long()
+    shapes = call.shapes
+    first = (start * shapes.ordinals_per_chunk + ordinal * (end - start)) * shapes.padded
+    nearest = call.workspace["nearest"][first : first + (end - start) * n].long()
     joined = (nearest >= 0).nonzero().flatten()
     # Other kernels read the same anchors from other arrays, which must agree.
     slots = torch.arange(len(anchors))

@@ -11,7 +11,7 @@ import torch
 from fastvid_kernels import PruneConfig
 from fastvid_kernels.kernels import launch, pipeline
 from fastvid_kernels.kernels.groups import BLOCK_SLOTS, GROUP
-from tests.eager.test_parity import video
+from tests.eager.test_parity import strided_views, video
 from tests.emulator.guarded import GuardedWorkspace
 from tests.kernels.explained import check_call, run_kernels
 from tests.stages import assert_same_bits
@@ -102,6 +102,20 @@ def test_chunks_of_whole_groups_change_nothing(dtype: torch.dtype, ordinals_per_
     chunked = run_kernels(tokens, attn, features, ordinals_per_chunk=ordinals_per_chunk, **hyperparameters)
     assert torch.equal(chunked.indices, whole.indices)
     assert_same_bits(chunked.output, whole.output)
+
+
+@pytest.mark.parametrize("layout", strided_views(torch.zeros(1, 1, 1)))
+@pytest.mark.parametrize(("frames", "n"), [(9, 70), (14, 7)])
+def test_tiles_reach_into_the_next_frame_whatever_lies_between(frames: int, n: int, layout: str) -> None:
+    """Tiles of 64 tokens: parts of two frames, or ten frames; for groups, a pair and one."""
+    tokens, attn, features = video(frames, n, 24, torch.float32, seed=20)
+    view = strided_views(tokens.bfloat16())[layout]
+    hyperparameters = {"retention_ratio": 0.3, **EVERY_FRAME}
+    contiguous = run_kernels(view.contiguous(), attn, features, **hyperparameters)
+    strided = run_kernels(view, attn, features, **hyperparameters)
+    check_call(strided)
+    assert torch.equal(strided.indices, contiguous.indices)
+    assert_same_bits(strided.output, contiguous.output)
 
 
 class AsLaidOut(GuardedWorkspace):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -12,9 +13,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import triton
 
-from benchmarks.compiled.offline import Launch, compile_for
+from benchmarks.compiled.offline import Launch, compile_for, record_call
 from benchmarks.compiled.situations import CORE, SITUATIONS, Situation
 from benchmarks.compiled.targets import TARGETS
+from fastvid_kernels.kernels import pipeline
+from fastvid_kernels.kernels.limits import LEAST_SHARED_BYTES
 
 # By version of Triton; then by kernel, dtype and target: bytes. The version that tests are pinned to spills nothing.
 SPILLS_BY_TRITON: dict[str, dict[tuple[str, str, str], int]] = {
@@ -26,7 +29,7 @@ SPILLS_BY_TRITON: dict[str, dict[tuple[str, str, str], int]] = {
     },
 }
 KNOWN_SPILLS = SPILLS_BY_TRITON.get(".".join(triton.__version__.split(".")[:2]), {})
-MATRIX_KERNELS = ("gram_kernel", "assign_kernel")
+MATRIX_KERNELS = ("assign_kernel", "emit_kernel", "gram_kernel")
 EVERY = [
     *CORE,
     *(pytest.param(one, marks=pytest.mark.slow) for one in (*SITUATIONS, Situation(1, 196)) if one not in CORE),
@@ -52,7 +55,7 @@ def test_kernels_fit_the_target(situation: Situation, target: str) -> None:
 def test_half_precision_products_use_the_tensor_cores_of_hopper(frames: int, tokens_per_frame: int, dtype: str) -> None:
     launches = Situation(frames, tokens_per_frame, dtype=dtype).launches("sm_90")
     code = {one.name: compile_for(one, "sm_90").code["ptx"] for one in launches if one.name in MATRIX_KERNELS}
-    assert sorted(code) == sorted(MATRIX_KERNELS)
+    assert sorted(code) == [*MATRIX_KERNELS]
     assert [name for name, ptx in code.items() if "wgmma" not in ptx] == []
 
 
@@ -70,3 +73,28 @@ def test_a_spill_is_reported() -> None:
     oversized = Launch(gram.kernel, gram.grid, {**gram.arguments, "BLOCK": 256})
     resources = compile_for(oversized, "sm_90").resources
     assert resources.spilled_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("target", "stages"), [("sm_89", (3, 3, 3)), ("sm_80", (5, 4, 3)), ("sm_90", (5, 4, 3)), ("gfx942", (2, 2, 2))]
+)
+def test_more_tiles_are_in_flight_where_shared_memory_holds_them(target: str, stages: tuple[int, ...]) -> None:
+    launches = {launch.name: launch for launch in CORE[0].launches(target)}
+    products = [launches[f"{stage}_kernel"].arguments["num_stages"] for stage in ("gram", "assign", "emit")]
+    assert tuple(products) == stages
+
+
+def test_elsewhere_than_on_a_gpu_shared_memory_is_the_least() -> None:
+    assert pipeline.shared_bytes_of(torch.device("meta")) == LEAST_SHARED_BYTES
+    assert min(one.shared_bytes for one in TARGETS.values() if one.backend == "cuda") == LEAST_SHARED_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+def test_frames_that_lie_apart_spill_nothing_either(target: str, dtype: torch.dtype) -> None:
+    """`emit` finds their tokens in another way."""
+    tokens = torch.empty(32, 197, 3584, dtype=dtype, device="meta")[:, :196]
+    (emit,) = (one for one in record_call(target, tokens) if one.name == "emit_kernel")
+    assert not emit.arguments["FRAMES_FOLLOW"]
+    assert compile_for(emit, target).resources.spilled_bytes == 0

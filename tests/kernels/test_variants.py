@@ -17,6 +17,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from benchmarks.compiled.offline import Launch, record_call, recorded_launches, specialise
+from benchmarks.compiled.targets import TARGETS
 from fastvid_kernels import PruneConfig, warmup
 from fastvid_kernels.kernels import pipeline
 from fastvid_kernels.kernels.gram import gram_kernel
@@ -98,7 +99,10 @@ HYPERPARAMETERS = [{}, {"retention_ratio": 0.27}, {"retention_ratio": 0.02}, {"d
 def test_a_warm_up_compiles_all_that_a_model_meets(features: bool, hyperparameters: dict[str, float]) -> None:
     given = {"feature_channels": 1152 if features else None, "progress": False, **hyperparameters}
     for backward in (False, True):
-        with recorded_launches() as launches:
+        with (
+            mock.patch.object(pipeline, "shared_bytes_of", return_value=TARGETS["sm_90"].shared_bytes),
+            recorded_launches() as launches,
+        ):
             warmup("meta", 3584, backward=backward, **given)
         warm = variants(iter([launches]))
         assert ("gradient_kernel" in warm) == backward, "who only serves does not wait for it"
