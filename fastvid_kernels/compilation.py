@@ -37,7 +37,8 @@ def warmup(
     """Compile the kernels for contiguous tokens of one width and dtype: videos of any length, frames of any size.
 
     It prunes a few blank videos, which is quick if Triton's cache holds the kernels already. If `channels` is not a
-    multiple of 16, Triton specialises kernels on the alignment of a frame's size, and later calls may compile more.
+    multiple of 16, Triton specialises kernels on the alignment of a frame's size, and later calls may compile more. So
+    does the first call with tokens whose frames do not follow one another.
 
     Args:
         device: a CUDA device.

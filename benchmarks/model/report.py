@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -145,6 +146,12 @@ def scenario_of(options: argparse.Namespace) -> Scenario:
     )
 
 
+def measured_device(report: dict[str, Any] | None) -> str:
+    """The device that a report names, or "h100"."""
+    gpu = str(report["machine"].get("gpu", "")).lower() if report else ""
+    return next((name for name in DEVICES if name in gpu), "h100")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict, and compare where there is something to compare with."""
     options = parse_arguments(arguments)
@@ -153,8 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured_rate = report["machine"].get("copy_gigabytes_per_second") if report else None
     if copy_tb_s is None and measured_rate is not None:
         copy_tb_s = measured_rate / 1e3
-    gpu = str(report["machine"].get("gpu", "")).lower() if report else ""
-    model = Model(DEVICES[options.device or next((name for name in DEVICES if name in gpu), "h100")], copy_tb_s)
+    model = Model(DEVICES[options.device or measured_device(report)], copy_tb_s)
     console = Console()
     if report is not None:
         try:

@@ -162,20 +162,21 @@ def assign(s: Scenario, arguments: Arguments, launches: int) -> Work:
 
 
 def emit(s: Scenario, arguments: Arguments, launches: int) -> Work:
-    """A block copies the salient rows of a frame, or adds up its segment's tokens by anchor in BLOCK_D channels.
+    """A block copies rows of a frame, or adds up its segment's tokens by anchor in BLOCK_D channels, or GROUP_D.
 
     For every BLOCK_SLOTS anchors of the anchor frames that share a pass, all tokens of their segment are read. The
     product has rows for a whole group or a whole pair, even if a pass is for one anchor frame. The blocks of a channel
     range run side by side and read the tokens in step.
     """
-    n, slots, width = s.tokens_per_frame, arguments["BLOCK_SLOTS"], arguments["BLOCK_D"]
-    salient = sum(one.salient for one in s.segments) * s.row_bytes
-    own = sum(sum(one.anchors) for one in s.segments) * s.row_bytes
+    n, slots = s.tokens_per_frame, arguments["BLOCK_SLOTS"]
     merges = not arguments["BETA_IS_ONE"]
-    copies = Access(salient + own, salient + own, seen=salient + own if merges else 0, age=s.token_bytes)
-    accesses = [copies, Access(s.output_bytes, s.output_bytes)]
+    merged = [one for one in s.segments if one.anchors and merges]
+    distinct, copied = sum(one.length for one in merged) * s.frame_bytes, s.output_bytes
+    # What is copied from segments that are merged is read there as well.
+    only_copied = copied - sum(one.salient + sum(one.anchors) for one in merged) * s.row_bytes
+    copies = Access(only_copied, copied, age=s.token_bytes)
     blocks, flops, read, joined, longest = 0, 0, 0, 0, 0
-    for segment in s.segments if merges else ():
+    for segment in merged:
         for counts in _passes_in_pairs(segment, arguments):
             tile, channels, rows = _emit_tile(counts, arguments)
             tiles, turns, ranges = (
@@ -188,17 +189,17 @@ def emit(s: Scenario, arguments: Arguments, launches: int) -> Work:
             joined += turns * ranges * segment.length * n * len(counts) * 2
             flops += turns * ranges * tiles * 2 * rows * tile * channels
             longest = max(longest, tiles)
-    if merges:
-        distinct = sum(one.length for one in s.segments if one.anchors) * s.frame_bytes
-        ranges = _tiles(s.channels, width)
-        accesses.append(Access(distinct, read, seen=distinct, age=s.token_bytes, span=s.token_bytes / ranges))
-        slots_bytes = _nearest(s, repeats=1).distinct
-        accesses.append(Access(slots_bytes, joined, seen=slots_bytes, age=slots_bytes, span=slots_bytes))
+    accesses = [copies, Access(s.output_bytes, s.output_bytes)]
+    if merged:
+        span = s.token_bytes / _tiles(s.channels, arguments["BLOCK_D"])
+        accesses.append(Access(distinct, read, seen=distinct, age=s.token_bytes, span=span))
+        size = _nearest(s, repeats=1).distinct
+        accesses.append(Access(size, joined, seen=size, age=size, span=size))
     return Work(
         "emit",
         launches,
-        # A frame without anchors takes hardly any time.
-        blocks=blocks or s.frames * _tiles(s.channels, width),
+        # Programs that copy take hardly any time beside those that merge.
+        blocks=blocks or s.frames * _tiles(s.channels, arguments["COPY_D"]),
         accesses=tuple(accesses),
         # Programs that merge, and programs that copy.
         trips=max(5 + longest / _in_flight(arguments), 2 + 4 * _tiles(max(2 * s.kept, 1), arguments["BLOCK_ROWS"])),

@@ -39,7 +39,7 @@ def mark_dropped(tokens: Tensor, kept: Tensor, indices: Tensor) -> Tensor:
     Returns:
         `[F, N, D]`: the kept tokens at their places, -inf everywhere else.
     """
-    return torch.full_like(tokens, -math.inf).flatten(0, 1).index_copy(0, indices, kept).view(tokens.shape)
+    return torch.full_like(tokens, -math.inf).flatten(0, 1).index_copy_(0, indices, kept).view(tokens.shape)
 
 
 def has_sliding_window(config: Any) -> bool:

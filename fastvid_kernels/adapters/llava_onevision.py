@@ -19,7 +19,7 @@ import torch
 
 from fastvid_kernels.adapters.decoder import PrunedDecoder, has_sliding_window, masks_for_pruned_decoder
 from fastvid_kernels.adapters.handle import FastVidHandle, check_is_own
-from fastvid_kernels.adapters.pruner import InputCapture, VideoPruner
+from fastvid_kernels.adapters.pruner import InputCapture, VideoPruner, joined
 from fastvid_kernels.adapters.scoring import PatchScorer, scorer
 from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.adapters.versions import check_transformers as check_version
@@ -69,8 +69,8 @@ class MarkedVideoFeatures:
         # If the features already include a newline, it follows the last frame.
         tokens, newline = features.split([frames // videos * n, features.shape[1] - frames // videos * n], dim=1)
         video = self._score(patches, tokens.reshape(frames, n, channels))
-        marked = self._pruner(video.split(videos))
-        outputs.pooler_output = torch.cat([torch.cat(marked).view(tokens.shape), newline], dim=1)
+        marked = joined(self._pruner(video.split(videos))).reshape(tokens.shape)
+        outputs.pooler_output = torch.cat([marked, newline], dim=1) if newline.shape[1] else marked
         return outputs
 
 

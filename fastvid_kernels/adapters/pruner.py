@@ -93,9 +93,9 @@ class VideoPruner:
 
     def _prune(self, videos: list[Video]) -> tuple[Tensor, ...]:
         lengths = [len(video.tokens) for video in videos]
-        tokens = _joined([video.tokens for video in videos])
-        attention = _joined([self._attention(video) for video in videos])
-        features = None if videos[0].features is None else _joined([_features(video) for video in videos])
+        tokens = joined([video.tokens for video in videos])
+        attention = joined([self._attention(video) for video in videos])
+        features = None if videos[0].features is None else joined([_features(video) for video in videos])
         cu_frames = None
         if len(videos) > 1:
             cu_frames = torch.tensor([*accumulate(lengths, initial=0)], dtype=torch.int32, device=tokens.device)
@@ -146,7 +146,8 @@ class LazyWarmup:
         self._warm.add(kind)
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def joined(parts: list[Tensor]) -> Tensor:
+    """The parts one after the other; not copied if it is one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

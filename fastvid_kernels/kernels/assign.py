@@ -17,7 +17,7 @@ from fastvid_kernels.kernels.bundles import (
     rows_of,
 )
 from fastvid_kernels.kernels.gram import product
-from fastvid_kernels.kernels.groups import BLOCK_SLOTS, GROUP, PAIR, WARPS, fewer_from, goes_together
+from fastvid_kernels.kernels.groups import BLOCK_SLOTS, GROUP, PAIR, fewer_from, goes_together
 from fastvid_kernels.kernels.launch import (
     BUDGET_ARGUMENTS,
     OPTIONS,
@@ -35,6 +35,8 @@ from fastvid_kernels.kernels.ties import first_of, has_close_rival, settle_ties
 
 _ROWS = 64
 _LANES = 4
+# The product for a group's anchors does not fit the registers of four warps.
+_WARPS = 8
 
 
 @triton.jit
@@ -111,9 +113,9 @@ def _join_nearest(
         nearest = tl.where(better, first_best, nearest)
         best = tl.where(better, block_best, best)
 
-    token = first_token + pair // FRAMES
-    exists = token < tokens
-    token = tl.minimum(token, tokens - 1)
+    position = first_token + pair // FRAMES
+    exists = position < tokens
+    token = tl.minimum(position, tokens - 1)
     t = segment.start + token // x.N
     i = token % x.N
     pair_ordinal = ordinal + pair % FRAMES
@@ -128,13 +130,10 @@ def _join_nearest(
             nearest, is_tied, pair, first_token, ordinal, x, segment, slots, FRAMES, BLOCK_SLOTS, BLOCK_D
         )
     nearest = tl.where(joins, nearest, -1)
-    nearest_ptr = joined.nearest_ptr + cell_of(joined, segment.start, segment.end, pair_ordinal) + token
-    tl.store(nearest_ptr, nearest.to(tl.int16), mask=exists)
-    # Whole vectors are read, so the last token of the segment also fills up its vector.
-    nobody = tl.full([ROWS * FRAMES], -1, tl.int16)
-    for beyond in tl.static_range(1, ROW_VECTOR):
-        fills = exists & (token == tokens - 1) & (token % ROW_VECTOR + beyond < ROW_VECTOR)
-        tl.store(nearest_ptr + beyond, nobody, mask=fills)
+    # Whole vectors are read: the last one is filled up with -1.
+    is_read = position < tl.cdiv(tokens, ROW_VECTOR) * ROW_VECTOR
+    cell = cell_of(joined, segment.start, segment.end, pair_ordinal)
+    tl.store(joined.nearest_ptr + cell + position, nearest.to(tl.int16), mask=is_read)
     one = tl.full([ROWS * FRAMES], 1, tl.int32)
     tl.atomic_add(slots.count_ptr + frame_slots + nearest, one, mask=joins, sem="relaxed")
 
@@ -267,6 +266,6 @@ def assign_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
             **budget_arguments(request, shapes),
             **request.arithmetic,
             **OPTIONS,
-            "num_warps": WARPS,
+            "num_warps": _WARPS,
         },
     )

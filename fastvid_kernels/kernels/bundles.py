@@ -56,7 +56,11 @@ class Joined(NamedTuple):
 
 
 class Merging(NamedTuple):
-    """How anchors are merged: the output, where each slot's row is among those of its frame, and SPEC's K, d, beta."""
+    """How anchors are merged.
+
+    The output, where each slot's row is among those of its frame, SPEC's K, d and beta, and the largest number of the
+    output's dtype.
+    """
 
     output_ptr: Any
     anchor_row_ptr: Any

@@ -101,11 +101,11 @@ def emit_kernel(
     UPCAST: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    """Some channels of the rows that one frame keeps, if its ordinal is one of the `ordinals` of this launch.
+    """Some channels of rows of the output, for a frame whose ordinal is one of the `ordinals` of this launch.
 
-    A program merges BLOCK_SLOTS anchors in BLOCK_D channels, or copies rows in COPY_D channels. Where anchor frames go
-    together, programs of the last of them merge the anchors of all of them. Programs start with the last frames, which
-    are still in cache.
+    A program merges BLOCK_SLOTS anchors of its frame in BLOCK_D channels, or copies rows of it in COPY_D channels.
+    Where anchor frames go together, programs of the last of them merge the anchors of all: of the last of a pair, or of
+    the last few of a group, in GROUP_D channels each. Programs start with the last frames, which are still in cache.
     """
     wait_for_earlier_launches(OVERLAPS)
     blocks = tl.cdiv(D, BLOCK_D)
@@ -131,7 +131,7 @@ def emit_kernel(
         return
     block = tile % blocks
     channel = block * BLOCK_D + tl.arange(0, BLOCK_D)
-    beta = tl.full([], beta, tl.float32)
+    beta, largest = tl.full([], beta, tl.float32), tl.full([], largest, tl.float32)
     anchor_frames, share, rest = context_shares(start, end, N, K, context_millionths, interval)
     ordinals_here = tl.minimum(anchor_frames - first_ordinal, ordinals)
     grouped = ordinals_here // GROUP * GROUP
@@ -144,9 +144,10 @@ def emit_kernel(
     in_group = own % GROUP
     if (own < grouped) & goes_together(own - in_group, fewer, GROUP):
         # A pass for a group is for fewer channels, so programs of several of its frames share the work.
-        if in_group < BLOCK_D // GROUP_D:
+        first_channel = block * BLOCK_D + in_group * GROUP_D
+        if (in_group < BLOCK_D // GROUP_D) & (first_channel < D):
             first = ordinal - in_group
-            group_channel = block * BLOCK_D + in_group * GROUP_D + tl.arange(0, GROUP_D)
+            group_channel = first_channel + tl.arange(0, GROUP_D)
             sums, further_sums = twice_sums(
                 x, segment, joined, first, PAIR, first_slot, group_channel,
                 GROUP // PAIR, BLOCK_SLOTS, GROUP_TOKENS, FRAMES_FOLLOW, PRECISION, UPCAST,
@@ -169,9 +170,10 @@ def emit_kernel(
 
 
 def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
-    """Grid: frames * (blocks of anchors * blocks of channels to merge, and blocks of channels to copy)."""
+    """Grid: frames * (blocks of anchors * blocks of channels to merge + blocks of channels to copy)."""
     block_d, copy_d = 2 * request.depth, 8 * request.depth
     tiles = -(-shapes.slots // BLOCK_SLOTS) * -(-shapes.channels // block_d) + -(-shapes.channels // copy_d)
+    block_tokens = 32 if request.dtype == torch.float32 else 64
     stride_t, stride_n, _ = request.token_strides
     return Step(
         emit_kernel,
@@ -201,12 +203,12 @@ def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
             "COPY_D": copy_d,
             "GROUP": GROUP,
             "BLOCK_SLOTS": BLOCK_SLOTS,
-            "GROUP_TOKENS": 32 if request.dtype == torch.float32 else 64,
+            "GROUP_TOKENS": block_tokens,
             "GROUP_D": request.depth,
-            "BLOCK_TOKENS": 32 if request.dtype == torch.float32 else 64,
+            "BLOCK_TOKENS": block_tokens,
             "BLOCK_D": block_d,
-            "FRAMES_FOLLOW": stride_t == shapes.tokens_per_frame * stride_n,
-            "num_stages": 2 if request.on_amd else 3,
+            "FRAMES_FOLLOW": shapes.frames == 1 or stride_t == shapes.tokens_per_frame * stride_n,
+            "num_stages": request.stages(block_tokens * block_d * request.dtype.itemsize, blocks=2, most=3),
             **request.strides,
             **budget_arguments(request, shapes),
             **request.arithmetic,

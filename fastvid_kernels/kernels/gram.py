@@ -25,8 +25,8 @@ _BLOCK = 64
 def frame_and_tile(tiles):
     """The frame of this program, and which of the frame's tiles it handles.
 
-    Tiles follow one another, not frames. Most frames have no work, and those that have it lie `anchor_interval` apart,
-    so that a multiprocessor could get nothing but such frames, and its neighbour none.
+    Tiles follow one another. Most frames have no work, and those that have it lie `anchor_interval` apart: if frames
+    followed one another, a multiprocessor could get only frames with work, and its neighbour none.
     """
     return tl.program_id(0) // tiles, tl.program_id(0) % tiles
 

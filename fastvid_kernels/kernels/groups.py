@@ -1,8 +1,8 @@
 """How many anchor frames of a segment share a pass over its tokens, in `assign` and `emit`: four, two, or one.
 
-Counted from the segment's last, anchor frames form groups of four; of those left over, two form a pair. In `emit`, so
-do those of a group that cannot share a pass. The grouping depends on the segment alone, so that a video's bits do not
-depend on the rest of the batch.
+Counted from the segment's last, anchor frames form groups of four; of those left over, two form a pair. In `emit`, a
+group that cannot share a pass goes as two pairs. The grouping depends on the segment alone, so that a video's bits do
+not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ GROUP = 4
 PAIR = tl.constexpr(2)
 # Anchors of an anchor frame that one product takes at once.
 BLOCK_SLOTS = 32
-# Warps of a block of `assign`: the product for a group's anchors does not fit the registers of four warps.
-WARPS = 8
 
 
 @triton.jit

@@ -97,8 +97,11 @@ class Request:
         return 128 // self.dtype.itemsize
 
     def stages(self, tile_bytes: int, *, blocks: int, most: int) -> int:
-        """Stages of software pipelining, which change no bits: `most`, if a multiprocessor's shared memory holds the
-        tiles of as many for so many `blocks`; at least three, or two on AMD."""
+        """Stages of software pipelining, which change no bits.
+
+        As many as a multiprocessor's shared memory holds tiles for so many blocks, but three to `most`; two on AMD,
+        whose shared memory holds no more.
+        """
         return 2 if self.on_amd else max(3, min(most, self.shared_bytes // (blocks * tile_bytes)))
 
 

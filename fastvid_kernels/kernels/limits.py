@@ -1,4 +1,4 @@
-"""Size limits of the kernels, in a module that can be imported without Triton."""
+"""Size limits of the kernels and of GPUs, in a module that can be imported without Triton."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MAX_TOKENS_PER_FRAME: Final = 1024
 # Sizes of a tile that holds all tokens of a frame: each size is compiled as a kernel of its own.
 FRAME_TILES: Final = (64, 256, MAX_TOKENS_PER_FRAME)
 
-# Shared memory of a multiprocessor of the GPUs that have least of it, those of compute capability 8.6, 8.9 and 12.0.
+# Shared memory of a multiprocessor, of the supported GPUs that have least: compute capability 8.6, 8.9 and 12.0.
 LEAST_SHARED_BYTES: Final = 100 << 10
 
 

@@ -16,8 +16,8 @@ from fastvid_kernels.kernels.groups import PAIR
 from fastvid_kernels.kernels.launch import ROW_VECTOR
 from fastvid_kernels.kernels.plan import segment_budget
 
-# With this scale, the sum of as many tokens as a segment can hold does not overflow.
-HEADROOM = tl.constexpr(2.0**-24)
+# With this scale, the sum of as many tokens as a segment can hold, 2**30, does not overflow.
+HEADROOM = tl.constexpr(2.0**-31)
 
 
 @triton.jit
@@ -30,19 +30,19 @@ def _frames_on(i, N):
 
 
 @triton.jit
-def _pairs(joined, segment, ordinal, frames, first, tokens_left, BLOCK_TOKENS: tl.constexpr):
+def _token_pairs(joined, segment, ordinal, frames, first, tokens, BLOCK_TOKENS: tl.constexpr):
     """The slots that the tokens of a tile joined in PAIR anchor frames, two tokens in an integer.
 
     Shape `[PAIR, BLOCK_TOKENS // 2]`; -1 beyond the segment and beyond the `frames` anchor frames that there are.
-    A fragment of a matrix product holds, in a thread, every fourth pair. So the pairs are taken in such an order that a
-    thread finds its pairs side by side in memory; `_order` is the same order of tokens.
+    A fragment of a matrix product of 16-bit numbers holds, in a thread, every fourth pair of tokens. So these pairs are
+    taken in such an order that a thread finds its own side by side in memory; `_order` is the same order of tokens.
     """
     ACROSS: tl.constexpr = 4
     ALONG: tl.constexpr = BLOCK_TOKENS // 2 // ACROSS
     PER_VECTOR: tl.constexpr = ROW_VECTOR // 2
     frame = tl.arange(0, PAIR)
     pair = tl.arange(0, ACROSS)[:, None] * ALONG + tl.arange(0, ALONG)[None, :]
-    vectors_left = tl.cdiv(tokens_left, ROW_VECTOR)
+    vectors_left = tl.cdiv(tokens - first, ROW_VECTOR)
     exists = (frame < frames)[:, None, None] & (pair // PER_VECTOR < vectors_left)[None, :, :]
     cell = cell_of(joined, segment.start, segment.end, ordinal) + first
     first_pair = (joined.nearest_ptr + cell).to(tl.pointer_type(tl.int32))
@@ -54,17 +54,17 @@ def _pairs(joined, segment, ordinal, frames, first, tokens_left, BLOCK_TOKENS: t
 
 @triton.jit
 def _order(BLOCK_TOKENS: tl.constexpr):
-    """The tokens of a tile, in the order of `_pairs`."""
+    """The tokens of a tile, in the order of `_token_pairs`."""
     position = tl.arange(0, BLOCK_TOKENS)
     return position // 2 % 4 * (BLOCK_TOKENS // 4) + position // 8 * 2 + position % 2
 
 
 @triton.jit
 def _twice_one_hot(pairs, slot, dtype: tl.constexpr):
-    """2 where a token joined a slot, 0 elsewhere, `[PAIR * BLOCK_SLOTS, BLOCK_TOKENS]`; `pairs` as of `_pairs`.
+    """2 where a token joined a slot, 0 elsewhere, `[PAIR * BLOCK_SLOTS, BLOCK_TOKENS]`, from `_token_pairs`.
 
-    Two tokens take three operations. A half of a pair with the 14 bits of the slot becomes zero, and then only adding
-    0x3FFF does not carry into bit 14. That bit alone is the number 2 in float16, bfloat16 and, 16 bits higher, float32.
+    Two tokens take three operations. A half whose 14 bits are the slot's becomes zero; adding 0x3FFF to any other value
+    carries into bit 14. That bit alone is the number 2 in float16, bfloat16 and, 16 bits higher, float32.
     """
     differs = (pairs[:, None, :] ^ (slot * 0x10001)[None, :, None]) & 0x3FFF3FFF
     twice = ~(differs + 0x3FFF3FFF) & 0x40004000
@@ -95,9 +95,10 @@ def twice_sums(
 ):
     """Twice the sum of the tokens that joined each of BLOCK_SLOTS anchors of two anchor frames, from `ordinal` on.
 
-    Shape `[PAIR * BLOCK_SLOTS, channels]`; of one anchor frame, if `frames` is 1. With two PAIRS_OF_FRAMES, the sums of
-    the next two anchor frames share each tile of tokens, and are returned as well. Tokens are summed in the order of
-    the segment, BLOCK_TOKENS at a time. A token that is not finite spoils the sums of all anchors.
+    Shape `[PAIR * BLOCK_SLOTS, channels]`; the second half is zero if `frames` is 1. With two PAIRS_OF_FRAMES, the next
+    two anchor frames share each tile of tokens, and their sums are returned as well (zeros otherwise). Tokens are
+    summed in the order of the segment, BLOCK_TOKENS at a time. A token that is not finite spoils the sums of all
+    anchors, and does so even if it joined none: all tokens of the segment are read, so that tiles need no list.
     """
     tokens = (segment.end - segment.start) * x.N
     inside = channel < x.D
@@ -108,11 +109,11 @@ def twice_sums(
     next_frame = x.stride_t - x.N.to(tl.int64) * x.stride_n
     total = tl.zeros([PAIR * BLOCK_SLOTS, channel.shape[0]], tl.float32)
     further = total
-    # Where the tile begins; a tile can reach into the next frame.
+    # Where the tile begins; a tile can reach into further frames.
     frame, i = tl.full([], 0, tl.int64), tl.full([], 0, tl.int64)
-    pairs = _pairs(joined, segment, ordinal, frames, 0, tokens, BLOCK_TOKENS)
+    pairs = _token_pairs(joined, segment, ordinal, frames, 0, tokens, BLOCK_TOKENS)
     if PAIRS_OF_FRAMES == 2:
-        further_pairs = _pairs(joined, segment, ordinal + PAIR, frames, 0, tokens, BLOCK_TOKENS)
+        further_pairs = _token_pairs(joined, segment, ordinal + PAIR, frames, 0, tokens, BLOCK_TOKENS)
     for first in range(0, tokens, BLOCK_TOKENS):
         if FRAMES_FOLLOW:
             rows = x.ptr + (segment.start.to(tl.int64) * x.N + first) * x.stride_n + from_first
@@ -125,15 +126,16 @@ def twice_sums(
         exists = token < tokens - first
         tile = tl.load(rows[:, None] + offset[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
         # Loaded a tile ahead.
-        left = tokens - first - BLOCK_TOKENS
-        next_pairs = _pairs(joined, segment, ordinal, frames, first + BLOCK_TOKENS, left, BLOCK_TOKENS)
+        next_pairs = _token_pairs(joined, segment, ordinal, frames, first + BLOCK_TOKENS, tokens, BLOCK_TOKENS)
         total = product(_twice_one_hot(pairs, slot, tile.dtype), tile, total, PRECISION, UPCAST)
         pairs = next_pairs
         if PAIRS_OF_FRAMES == 2:
-            next_pairs = _pairs(joined, segment, ordinal + PAIR, frames, first + BLOCK_TOKENS, left, BLOCK_TOKENS)
+            next_pairs = _token_pairs(
+                joined, segment, ordinal + PAIR, frames, first + BLOCK_TOKENS, tokens, BLOCK_TOKENS
+            )
             further = product(_twice_one_hot(further_pairs, slot, tile.dtype), tile, further, PRECISION, UPCAST)
             further_pairs = next_pairs
-    return total, further if PAIRS_OF_FRAMES == 2 else total
+    return total, further
 
 
 @triton.jit
@@ -177,7 +179,8 @@ def _merge_one_by_one(
 ):
     """BLOCK_SLOTS merged rows of one anchor frame, from sums that are scaled down and taken token by token.
 
-    This is slow, but whatever the tokens are, a token reaches only its own anchor, and no sum overflows.
+    This is slow, and done for one anchor frame after the other, so that the other way has all registers. But whatever
+    the tokens are, a token reaches only its own anchor, and no sum overflows.
     """
     inside = channel < x.D
     offset = channel.to(tl.int64) * x.stride_d
@@ -200,7 +203,7 @@ def _merge_one_by_one(
     own = tl.load(own_rows[:, None] + offset[None, :], mask=mask, other=0.0).to(tl.float32) * HEADROOM
     merged = weight[:, None] * own + share[:, None] * total
     # Rounding may raise a mean of the largest finite numbers beyond them.
-    limit = tl.full([], merging.largest, tl.float32) * HEADROOM
+    limit = merging.largest * HEADROOM
     bounded = tl.where(merged > limit, limit, tl.where(merged < -limit, -limit, merged))
     merged = tl.where(is_finite(own) & is_finite(total), bounded, merged) * (1.0 / HEADROOM)
     tl.store(output_rows[:, None] + channel[None, :], merged.to(merging.output_ptr.dtype.element_ty), mask=mask)

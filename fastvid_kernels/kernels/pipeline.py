@@ -259,7 +259,7 @@ def launch(call: Call) -> None:
 
 @lru_cache
 def shared_bytes_of(device: torch.device) -> int:
-    """Shared memory of a multiprocessor; where kernels do not run, and on AMD, where it changes nothing, the least."""
+    """Shared memory of a multiprocessor; the least of any if it is no GPU, or AMD's, where it decides nothing."""
     if device.type != "cuda" or torch.version.hip is not None:
         return LEAST_SHARED_BYTES
     return int(torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor)

@@ -11,7 +11,7 @@ from fastvid_kernels import PruneConfig, prune
 from fastvid_kernels.adapters import pruner
 from fastvid_kernels.adapters.decoder import mark_dropped
 from fastvid_kernels.adapters.pruner import Video, VideoPruner
-from fastvid_kernels.adapters.stopwatch import measured_seconds
+from fastvid_kernels.adapters.stopwatch import measured_seconds, part_of_pruning
 
 CONFIG = PruneConfig(retention_ratio=0.3)
 
@@ -87,3 +87,34 @@ def test_its_time_is_told_to_whoever_asks() -> None:
     assert seconds[0] > 0
     prunes([video(5, 20)])
     assert len(seconds) == 1
+
+
+def test_on_a_gpu_its_own_time_is_told_and_it_is_not_waited_for_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    class Event:
+        """Stands in for `torch.cuda.Event`: each is recorded 250 ms of the device's time after the one before."""
+
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str) -> None:
+            assert stream == "the current stream of cuda:1"
+            self.at = 250.0 * len(events)
+            events.append("recorded")
+
+        def synchronize(self) -> None:
+            events.append("waited")
+
+        def elapsed_time(self, later: Event) -> float:
+            return later.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the current stream of {device}")
+    with measured_seconds() as seconds:
+        for _ in range(2):
+            with part_of_pruning(torch.device("cuda:1")):
+                events.append("pruned")
+        assert events == ["recorded", "pruned", "recorded"] * 2
+    assert seconds == [0.5, 0.5]
+    assert events[6:] == ["waited", "waited"]

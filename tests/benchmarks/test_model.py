@@ -65,29 +65,29 @@ def test_gram_work_is_that_of_the_oracles_anchor_frames(oracle_run) -> None:
     assert matrices.distinct == len(oracle.anchor_frames) * 150 * 150 * 4
 
 
-def passes_over(oracle: reference.PruneResult, alone_after_a_group: int = 1) -> Iterator[tuple[int, int, list[int]]]:
+def passes_over(oracle: reference.PruneResult, parts_of_a_group: int = 1) -> Iterator[tuple[int, int, list[int]]]:
     """For each pass over a segment's tokens: start and end of the segment, and numbers of anchors of its anchor frames.
 
-    A pass serves four anchor frames, counted from the last, then two, if all have equally many tiles of 32 anchors;
-    otherwise a pass serves one, or for `alone_after_a_group` 2, each two of a group that have equally many.
+    A pass serves four anchor frames, counted from the last, then two, if all have equally many tiles of 32 anchors.
+    Those that have not are served one by one, or four of them in parts of `parts_of_a_group` that have.
     """
     for number, (start, end) in enumerate(oracle.segments):
         records = [record for record in oracle.anchor_frames if record.segment == number]
         anchors = [len(record.anchors) for record in sorted(records, key=lambda record: -record.frame)]
         while anchors:
             size = next(size for size in (4, 2, 1) if size <= len(anchors))
-            for some in _in_passes(anchors[:size], alone_after_a_group):
+            for some in _in_passes(anchors[:size], parts_of_a_group):
                 yield start, end, some
             del anchors[:size]
 
 
-def _in_passes(anchors: list[int], next_size: int) -> Iterator[list[int]]:
+def _in_passes(anchors: list[int], part: int) -> Iterator[list[int]]:
     if len({-(-count // 32) for count in anchors}) == 1:
         yield anchors
     else:
-        smaller = min(next_size, len(anchors) // 2)
+        smaller = min(part, len(anchors) // 2)
         for first in range(0, len(anchors), smaller):
-            yield from _in_passes(anchors[first : first + smaller], next_size)
+            yield from _in_passes(anchors[first : first + smaller], part)
 
 
 def test_assignment_work_is_that_of_the_oracles_pairs(oracle_run) -> None:
@@ -116,7 +116,7 @@ def test_merging_reads_a_segment_once_for_every_tile_of_anchors(oracle_run) -> N
     """In float32, 32 tokens at a time, of 32 channels for a group, or of 64 for a pair or one alone."""
     oracle, scenario = oracle_run
     rows, flops, blocks, slots = 0, 0, 0, 0
-    for start, end, anchors in passes_over(oracle, alone_after_a_group=2):
+    for start, end, anchors in passes_over(oracle, parts_of_a_group=2):
         tokens = (end - start) * 150
         width = 32 if len(anchors) == 4 else 64
         ranges = len(range(0, 72, width))
@@ -129,7 +129,8 @@ def test_merging_reads_a_segment_once_for_every_tile_of_anchors(oracle_run) -> N
     assert copies.requested == len(oracle.indices) * 72 * 4
     assert output.requested == oracle.source.nbytes
     assert pools.requested == rows * 72 * 4
-    assert pools.distinct == oracle_run[1].token_bytes
+    assert pools.distinct == scenario.token_bytes
+    assert copies.distinct == 0, "all segments are merged"
     assert joined.requested == slots * 2
     assert (work.blocks, work.matrix_flops) == (blocks, flops)
 

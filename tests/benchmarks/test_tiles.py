@@ -13,6 +13,7 @@ import torch
 pytest.importorskip("triton")
 
 from benchmarks.compared import arms
+from benchmarks.compiled.offline import record_call
 from benchmarks.gpu import tiles
 from benchmarks.gpu.tiles import VARIANTS, Variant
 from benchmarks.inputs.cases import Case, inputs_of
@@ -33,6 +34,17 @@ def test_a_variant_computes_the_same(variant: Variant) -> None:
     shipped, found = tiles.run(SMALL, inputs), tiles.run(SMALL, inputs, (variant,))
     assert torch.equal(found[1], shipped[1])
     assert tiles.agrees(found, shipped, SMALL.dtype)
+
+
+def test_no_variant_is_what_ships() -> None:
+    case = tiles.CASES[0]
+    tokens = torch.empty(case.frames, case.tokens_per_frame, case.channels, dtype=torch.bfloat16, device="meta")
+    for target in ("sm_80", "sm_90"):
+        launches = {one.name.removesuffix("_kernel"): one for one in record_call(target, tokens)}
+        for variant in VARIANTS:
+            for name in launches if variant.stage == tiles.EVERY else [variant.stage]:
+                arguments = launches[name].arguments
+                assert any(arguments.get(key) != value for key, value in variant.constants), variant
 
 
 @pytest.mark.runs_kernels

@@ -10,6 +10,7 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
+from benchmarks.gpu.tiles import VARIANTS
 from fastvid_kernels.kernels.groups import BLOCK_SLOTS, PAIR
 from fastvid_kernels.kernels.limits import MAX_TOKENS_PER_FRAME
 from fastvid_kernels.kernels.merge import _frames_on, _twice_one_hot
@@ -17,6 +18,7 @@ from fastvid_kernels.kernels.merge import _frames_on, _twice_one_hot
 pytestmark = pytest.mark.runs_kernels
 
 _TILE = 128
+"""The largest tile of tokens, shipped or swept."""
 
 
 @triton.jit
@@ -32,6 +34,8 @@ def _frames_on_kernel(wrong_ptr, BEYOND: tl.constexpr, BLOCK: tl.constexpr):
 @pytest.mark.parametrize(("beyond", "is_exact"), [(_TILE, True), (4 * MAX_TOKENS_PER_FRAME, False)])
 def test_frames_are_counted_without_a_division(beyond: int, is_exact: bool) -> None:
     """For frames of every size, and positions up to a tile of the largest size beyond them; not for any position."""
+    swept = [dict(one.constants) for one in VARIANTS if one.stage == "emit"]
+    assert max(constants.get(name, 0) for constants in swept for name in ("BLOCK_TOKENS", "GROUP_TOKENS")) == _TILE
     wrong = torch.zeros(1024, dtype=torch.int32)
     _frames_on_kernel[(MAX_TOKENS_PER_FRAME,)](wrong_ptr=wrong, BEYOND=beyond, BLOCK=1024, enable_fp_fusion=False)
     assert bool(wrong.any()) != is_exact

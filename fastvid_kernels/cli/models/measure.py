@@ -38,7 +38,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both arms, and the time of pruning alone: attention, the operator, and marking the dropped tokens."""
+    """Both arms, and the time of pruning alone: attention, the operator, and marking the dropped tokens.
+
+    On a GPU that is the GPU's time.
+    """
 
     plain: Arm
     pruned: Arm
@@ -85,7 +88,7 @@ class _Runs:
         if device.type == "cuda":
             self._peaks.append(torch.cuda.max_memory_allocated(device))
         del out
-        # A separate run, because these measurements wait for the device during the run.
+        # A separate run, because the watched decoder waits for the device during the run.
         with _watched_decoder(model) as decoder, measured_seconds() as pruning:
             model(**self._inputs, **options)
         self._dropped = self._inputs["input_ids"].shape[1] - decoder.length
