@@ -163,7 +163,7 @@ VARIANTS = (
     ),
     *_variants("density", {"ROWS": 8}, {"ROWS": 4}, {"ROWS": 32, "num_warps": 8}, {"num_warps": 8}),
     *_variants("delta", {"ROWS": 8}, {"ROWS": 4}, {"num_warps": 8}),
-    *_variants("select", {"num_warps": 4}, {"COLUMNS": 16}, {"COLUMNS": 64}),
+    *_variants("select", {"COLUMNS": 16}, {"COLUMNS": 16, "num_warps": 4}, {"COLUMNS": 8}),
 )
 
 

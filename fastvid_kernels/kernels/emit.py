@@ -208,7 +208,7 @@ def emit_step(request: Request, shapes: Shapes, first_ordinal: int) -> Step:
             "BLOCK_TOKENS": block_tokens,
             "BLOCK_D": block_d,
             "FRAMES_FOLLOW": shapes.frames == 1 or stride_t == shapes.tokens_per_frame * stride_n,
-            "num_stages": request.stages(block_tokens * block_d * request.dtype.itemsize, blocks=2, most=3),
+            "num_stages": request.least_stages,
             **request.strides,
             **budget_arguments(request, shapes),
             **request.arithmetic,

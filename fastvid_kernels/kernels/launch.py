@@ -96,13 +96,16 @@ class Request:
         """Channels in a tile of a product: 128 bytes of them."""
         return 128 // self.dtype.itemsize
 
-    def stages(self, tile_bytes: int, *, blocks: int, most: int) -> int:
-        """Stages of software pipelining, which change no bits.
+    @property
+    def least_stages(self) -> int:
+        """Stages of software pipelining, which change no bits: the tiles of so many fit any GPU, or any of AMD's."""
+        return 2 if self.on_amd else 3
 
-        As many as a multiprocessor's shared memory holds tiles for so many blocks, but three to `most`; two on AMD,
-        whose shared memory holds no more.
-        """
-        return 2 if self.on_amd else max(3, min(most, self.shared_bytes // (blocks * tile_bytes)))
+    def stages(self, tile_bytes: int, *, blocks: int, most: int) -> int:
+        """As many stages as a multiprocessor's shared memory holds tiles for so many blocks, up to `most`."""
+        if self.on_amd:
+            return self.least_stages
+        return max(self.least_stages, min(most, self.shared_bytes // (blocks * tile_bytes)))
 
 
 @dataclass(frozen=True)
