@@ -1,4 +1,4 @@
-"""`fastvid run`: ask a LLaVA-OneVision or a Qwen-VL about a video, with pruning and without."""
+"""`fastvid run`: ask a LLaVA-OneVision, a Qwen-VL or a GLM-V about a video, with pruning and without."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from fastvid_kernels.cli.models.request import Request
 
 
 class RandomWeights(StrEnum):
-    """What `--random-weights` builds: LLaVA-OneVision, small or of 7B, or a small Qwen."""
+    """What `--random-weights` builds: LLaVA-OneVision, small or of 7B, or a small Qwen or GLM."""
 
     small = "small"
     seven_billion = "7b"
     qwen2_5_vl = "qwen2.5-vl"
     qwen3_vl = "qwen3-vl"
+    glm_4_1v = "glm-4.1v"
 
 
 @one_line_errors()
 def run(
     model: Annotated[
-        str | None, typer.Option(help="LLaVA-OneVision or Qwen-VL in transformers' format: a directory or a hub id.")
+        str | None,
+        typer.Option(help="LLaVA-OneVision, Qwen-VL or GLM-V in transformers' format: a directory or a hub id."),
     ] = None,
     random_weights: Annotated[
         RandomWeights | None, typer.Option(help="In place of --model: an architecture, with random weights.")
@@ -38,7 +40,7 @@ def run(
         float | None,
         typer.Option(
             help="Fraction of the video tokens to keep, above 0 and up to 1.",
-            show_default="as published: 0.1 for LLaVA, 0.27 for Qwen",
+            show_default="as published: 0.1 for LLaVA, 0.27 for Qwen and GLM",
         ),
     ] = Request.retention,
     siglip: Annotated[
@@ -51,7 +53,7 @@ def run(
     ] = Request.repeats,
     device: Device = Request.device,
 ) -> None:
-    """Ask a LLaVA-OneVision or a Qwen-VL about a video, with and without pruning; print answers and times."""
+    """Ask a LLaVA-OneVision, a Qwen-VL or a GLM-V about a video, with and without pruning; print answers and times."""
     # This imports transformers, which `fastvid demo` does not need.
     from fastvid_kernels.cli.models.answer import answer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +33,19 @@ MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 SIDE = 24
 
 
-def write_qwen(kind: str, directory: Path) -> Path:
+def write_checkpoint(
+    kind: str, directory: Path, words: list[str], special: Iterable[str], template: str, processor: str
+) -> Path:
     """`tiny_qwen.model(kind)`, with a tokenizer of words."""
     tiny_qwen.model(kind).save_pretrained(directory)
-    vocabulary = Tokenizer(models.WordLevel(IDS, unk_token="[UNK]"))
+    ids = {word: number for number, word in enumerate(words)}
+    vocabulary = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    vocabulary.add_special_tokens([AddedToken(mark) for mark in MARKS.values()])
+    vocabulary.add_special_tokens([AddedToken(mark) for mark in special])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="[UNK]", pad_token="[PAD]")
     tokenizer.save_pretrained(directory)
     preprocessor = {
-        "image_processor_type": "Qwen2VLImageProcessor",
+        "image_processor_type": processor,
         "patch_size": PATCH,
         "merge_size": MERGE,
         "temporal_patch_size": FRAMES_A_PATCH,
@@ -50,8 +54,12 @@ def write_qwen(kind: str, directory: Path) -> Path:
         "image_std": STD,
     }
     (directory / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-    (directory / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    (directory / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     return directory
+
+
+def write_qwen(kind: str, directory: Path) -> Path:
+    return write_checkpoint(kind, directory, WORDS, MARKS.values(), TEMPLATE, "Qwen2VLImageProcessor")
 
 
 def patches_of(frames: np.ndarray) -> torch.Tensor:

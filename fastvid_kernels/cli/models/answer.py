@@ -16,7 +16,7 @@ from fastvid_kernels.adapters.versions import check_transformers
 from fastvid_kernels.cli.common.checks import MAX_FRAMES, check_retention, chosen_device, device_name
 from fastvid_kernels.cli.common.errors import CommandError, named
 from fastvid_kernels.cli.common.progress import progress_bar
-from fastvid_kernels.cli.models import llava, qwen
+from fastvid_kernels.cli.models import glm, llava, qwen, small
 from fastvid_kernels.cli.models.chat import Chat, Film
 from fastvid_kernels.cli.models.measure import Comparison, compare, process_peak_bytes
 from fastvid_kernels.cli.models.request import SYNTHETIC, Request
@@ -24,7 +24,9 @@ from fastvid_kernels.cli.videos.synthetic import SYNTHETIC_RATE, synthetic_frame
 from fastvid_kernels.ops import backend_for
 from fastvid_kernels.vision import load_siglip_head
 
-ARCHITECTURES = (*llava.ARCHITECTURES, *qwen.ARCHITECTURES)
+ARCHITECTURES = (*llava.ARCHITECTURES, *small.ARCHITECTURES)
+# The class of each of transformers' model types that has videos of any resolution.
+_CHATS = dict.fromkeys(qwen.MODEL_TYPES, qwen.Qwen) | dict.fromkeys(glm.MODEL_TYPES, glm.Glm)
 
 
 def answer(request: Request, console: Console) -> Comparison:
@@ -58,7 +60,7 @@ def answer(request: Request, console: Console) -> Comparison:
         with patch():
             pruned = _generated(chat, inputs, request.new_tokens)
     # No progress bar here: the thread that draws it would disturb the timing.
-    compared = compare(chat.model, inputs, patch, request.repeats)
+    compared = compare(chat.model, inputs, chat.placeholder_id, patch, request.repeats)
 
     console.print(_figures(compared, chat, inputs, film.description, retention))
     if chat.note:
@@ -109,15 +111,15 @@ def _chat(request: Request, device: torch.device) -> Chat:
     if request.random_weights in llava.ARCHITECTURES:
         return llava.randomly_weighted(request.random_weights, device, dtype)
     if request.random_weights is not None:
-        return qwen.randomly_weighted(request.random_weights, device, dtype)
+        return small.randomly_weighted(request.random_weights, device, dtype)
     assert request.model is not None
     model_type = _model_type(request.model)
-    if model_type in qwen.MODEL_TYPES:
-        return qwen.load(request.model, device, dtype)
+    if model_type in _CHATS:
+        return _CHATS[model_type].load(request.model, device, dtype)
     if model_type not in llava.MODEL_TYPES:
         raise CommandError(
             f"--model {request.model} is of type {model_type}: fastvid run takes transformers' checkpoints of "
-            f"type {', '.join((*llava.MODEL_TYPES, *qwen.MODEL_TYPES))}"
+            f"type {', '.join((*llava.MODEL_TYPES, *_CHATS))}"
         )
     # Load the head first: it is small, and may be missing.
     with named(f"--siglip {request.siglip}"):

@@ -50,6 +50,10 @@ class Chat(Protocol):
         """Words that stand for images and videos in its prompts; a question must not contain them."""
 
     @property
+    def placeholder_id(self) -> int:
+        """The id that stands for a token of a video in its inputs."""
+
+    @property
     def generation(self) -> dict[str, Any]:
         """Arguments of `generate` that make its output readable text."""
 

@@ -77,6 +77,11 @@ class Llava:
     placeholders = ("<video>", "<image>")
     default_retention = 0.1
 
+    @property
+    def placeholder_id(self) -> int:
+        """The id that stands for a token of a video in its inputs."""
+        return int(self.model.config.video_token_id)
+
     def patch(self, retention: float) -> FastVidHandle:
         """Make the model prune."""
         return apply_fastvid(self.model, siglip=self.siglip, retention_ratio=retention)
@@ -104,7 +109,7 @@ class Llava:
         # One more embedding than there are video tokens: the newline that ends a video.
         pixels = self.image_processor(list(film.frames), return_tensors="pt").pixel_values[None]
         tokens = len(film.frames) * self.tokens_per_frame({})
-        placeholders = [self.model.config.video_token_id] * (tokens + 1)
+        placeholders = [self.placeholder_id] * (tokens + 1)
         ids = [*self._ids(before), *placeholders, *self._ids(after)]
         device = self.model.device
         return {

@@ -50,16 +50,19 @@ class Comparison:
 
 
 @torch.inference_mode()
-def compare(model: Any, inputs: dict[str, Tensor], patch: Callable[[], FastVidHandle], repeats: int) -> Comparison:
+def compare(
+    model: Any, inputs: dict[str, Tensor], placeholder_id: int, patch: Callable[[], FastVidHandle], repeats: int
+) -> Comparison:
     """Measure a model on a prompt, alternately without and with pruning.
 
     Args:
         model: a model that `apply_fastvid` accepts.
         inputs: arguments of its `forward` for one prompt with a video.
+        placeholder_id: the id that stands for a token of the video there.
         patch: applies pruning.
         repeats: number of measurements, after a warm-up that does not count.
     """
-    plain, pruned = _Runs(model, inputs), _Runs(model, inputs)
+    plain, pruned = _Runs(model, inputs, placeholder_id), _Runs(model, inputs, placeholder_id)
     for turn in range(repeats + 1):
         plain.measure(keep=turn > 0)
         with patch():
@@ -70,9 +73,10 @@ def compare(model: Any, inputs: dict[str, Tensor], patch: Callable[[], FastVidHa
 class _Runs:
     """The measurements of one arm."""
 
-    def __init__(self, model: Any, inputs: dict[str, Tensor]) -> None:
+    def __init__(self, model: Any, inputs: dict[str, Tensor], placeholder_id: int) -> None:
         self._model = model
         self._inputs = inputs
+        self._placeholders = int((inputs["input_ids"] == placeholder_id).sum())
         self._prefill: list[float] = []
         self._first_token: list[float] = []
         self._peaks: list[int] = []
@@ -98,9 +102,8 @@ class _Runs:
             self.pruning.append(sum(pruning))
 
     def arm(self) -> Arm:
-        ids = self._inputs["input_ids"]
         return Arm(
-            video_tokens=int((ids == self._model.config.video_token_id).sum()) - self._dropped,
+            video_tokens=self._placeholders - self._dropped,
             prefill_seconds=statistics.median(self._prefill),
             first_token_seconds=statistics.median(self._first_token),
             peak_bytes=max(self._peaks) if self._peaks else None,
