@@ -1,5 +1,7 @@
 """Shared by all tests: the plugin for tests that run kernels, and an option for untested versions."""
 
+import os
+
 import pytest
 
 from tests.emulator import lane
@@ -15,6 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):
+        # Processes that share cores get one thread each, unless told otherwise: with more, they take ten times as long.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if config.option.any_version:
         from fastvid_kernels.adapters import versions
 

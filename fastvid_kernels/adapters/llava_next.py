@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastvid_kernels.adapters.decoder import PrunedDecoder, masks_for_pruned_decoder
+from fastvid_kernels.adapters.decoder import PrunedDecoder, are_dropped, masks_for_pruned_decoder
 from fastvid_kernels.adapters.handle import FastVidHandle
 from fastvid_kernels.adapters.hooks import ModuleRecord
 from fastvid_kernels.adapters.pruner import VideoPruner
@@ -138,7 +138,7 @@ class MarkedNewlines:
         channels = stream.shape[-1]
         newlines = (stream.numel() - tokens.numel()) // channels
         rows, newline = stream.reshape(newlines, -1, channels).tensor_split([-1], dim=1)
-        alone = (rows == -math.inf).all(2).all(1)
+        alone = are_dropped(rows).all(1)
         newline = newline.masked_fill(alone[:, None, None], -math.inf)
         return torch.cat([rows, newline], dim=1).view(stream.shape)
 
