@@ -11,6 +11,8 @@ FRAME_TILES: Final = (64, 256, MAX_TOKENS_PER_FRAME)
 
 # Shared memory of a multiprocessor, of the supported GPUs that have least: compute capability 8.6, 8.9 and 12.0.
 LEAST_SHARED_BYTES: Final = 100 << 10
+# Of the data-centre GPUs; others have half, and are asked for no more.
+AMD_THREADS_PER_WARP: Final = 64
 
 
 def fits_kernels(frames: int, tokens_per_frame: int) -> bool:

@@ -35,7 +35,13 @@ from fastvid_kernels.kernels.launch import (
     lies_in_output,
     plan_shapes,
 )
-from fastvid_kernels.kernels.limits import LEAST_SHARED_BYTES, MAX_FRAMES, MAX_TOKENS_PER_FRAME, fits_kernels
+from fastvid_kernels.kernels.limits import (
+    AMD_THREADS_PER_WARP,
+    LEAST_SHARED_BYTES,
+    MAX_FRAMES,
+    MAX_TOKENS_PER_FRAME,
+    fits_kernels,
+)
 from fastvid_kernels.kernels.plan import plan_step
 from fastvid_kernels.kernels.select import select_step
 
@@ -141,7 +147,7 @@ def prune(
         The kept tokens `[F * K, D]` and their flat indices, int64 `[F * K]`, ascending.
 
     Raises:
-        ValueError: a frame has more tokens, or the batch more frames, than the kernels hold.
+        ValueError: a frame has more tokens, or the batch more frames, than the kernels or the GPU hold.
     """
     call = prepare(tokens, attn, frame_features, cu_frames, config)
     with torch.cuda.device(tokens.device) if tokens.is_cuda else nullcontext():
@@ -172,7 +178,7 @@ def prune_backward(
         `[F, N, D]`, in the dtype of the tokens.
 
     Raises:
-        ValueError: a frame has more tokens, or the batch more frames, than the kernels hold.
+        ValueError: a frame has more tokens, or the batch more frames, than the kernels or the GPU hold.
     """
     # The gradient of a plain sum is one expanded number; gradients from a model's layers are contiguous already.
     call = prepare(tokens, attn, frame_features, cu_frames, config, grad=grad.contiguous())
@@ -267,11 +273,28 @@ def shared_bytes_of(device: torch.device) -> int:
 
 @lru_cache(maxsize=_KEPT_RECIPES)
 def recipe_for(request: Request) -> Recipe:
-    """The recipe of a request; the latest ones are cached, for all threads."""
+    """The recipe of a request; the latest ones are cached, for all threads.
+
+    Raises:
+        ValueError: a launch has more threads than AMD's runtime takes.
+    """
     shapes = plan_shapes(request)
     scratch, scratch_bytes = lay_out(request, shapes)
     steps = tuple(_steps(request, shapes))
+    if request.on_amd:
+        _check_threads(request, steps)
     return Recipe(request, shapes, scratch, scratch_bytes, lies_in_output(request, shapes), steps)
+
+
+def _check_threads(request: Request, steps: tuple[Step, ...]) -> None:
+    """Refuse what HIP refuses without saying why: 2**32 threads along the first axis of a grid."""
+    most = max(step.grid[0] * step.constants["num_warps"] * AMD_THREADS_PER_WARP for step in steps)
+    if most >= 1 << 32:
+        raise ValueError(
+            f"tokens must have fewer frames, or fewer channels, for the Triton backend on AMD, got {request.frames} "
+            f"frames of {request.channels} channels, whose launch would have {most} threads, of at most "
+            f"{(1 << 32) - 1}: use backend='eager'"
+        )
 
 
 def _steps(request: Request, shapes: Shapes) -> Iterator[Step]:

@@ -92,6 +92,20 @@ def test_what_is_laid_otherwise_is_compiled_anew(launched: list[tuple[Any, ...]]
         assert len(recipe.compiled) == min(number, 2), "four floats on is aligned again"
 
 
+def test_more_threads_than_amd_takes_are_refused() -> None:
+    """A million frames of four tokens: `emit` would start 70 blocks of 256 threads for each."""
+
+    def prepare(frames: int) -> Call:
+        tokens, attn = torch.empty(frames, 4, 3584, device="meta"), torch.empty(frames, 4, device="meta")
+        return pipeline.prepare(tokens, attn, None, None, PruneConfig(retention_ratio=0.5))
+
+    prepare(1 << 20)
+    with mock.patch.object(torch.version, "hip", "6.4"):
+        prepare(1 << 17)
+        with pytest.raises(ValueError, match=r"tokens must have fewer frames.* got 1048576 frames of 3584 channels"):
+            prepare(1 << 20)
+
+
 def test_nothing_is_kept_where_nothing_was_compiled() -> None:
     pipeline.recipe_for.cache_clear()
     call = prepared()
