@@ -177,35 +177,41 @@ def _merge_one_by_one(
     channel,
     BLOCK_SLOTS: tl.constexpr,
 ):
-    """BLOCK_SLOTS merged rows of one anchor frame, from sums that are scaled down and taken token by token.
+    """BLOCK_SLOTS merged rows of one anchor frame, from sums that are taken token by token.
 
     This is slow, and done for one anchor frame after the other, so that the other way has all registers. But whatever
-    the tokens are, a token reaches only its own anchor, and no sum overflows.
+    the tokens are, a token reaches only its own anchor. Where a sum overflows, that of tokens scaled down does not;
+    elsewhere it is not used, since scaled tokens may be subnormal.
     """
     inside = channel < x.D
     offset = channel.to(tl.int64) * x.stride_d
     slot = first_slot + tl.arange(0, BLOCK_SLOTS)
     cell = cell_of(joined, segment.start, segment.end, ordinal)
     total = tl.zeros([BLOCK_SLOTS, channel.shape[0]], tl.float32)
+    scaled_total = total
     for frame in range(0, segment.end - segment.start):
         for i in range(0, x.N):
             nearest = tl.load(joined.nearest_ptr + cell + (frame * x.N + i)).to(tl.int32)
             token_ptr = rows_of(x, segment.start + frame, tl.full([], i, tl.int32))
-            token = tl.load(token_ptr + offset, mask=inside, other=0.0)
+            token = tl.load(token_ptr + offset, mask=inside, other=0.0).to(tl.float32)
             # A selection, not a product: 0 * NaN would make every anchor NaN.
-            total = tl.where((slot == nearest)[:, None], total + token.to(tl.float32)[None, :] * HEADROOM, total)
+            joins = (slot == nearest)[:, None]
+            total = tl.where(joins, total + token[None, :], total)
+            scaled_total = tl.where(joins, scaled_total + token[None, :] * HEADROOM, scaled_total)
     frame = anchor_frame(segment, ordinal)
     exists = slot < anchors_of(segment, ordinal)
     before = _rows_before(frame, segment, x.N, merging)
     count, own_rows, output_rows = _rows_of_anchors(x, slots, merging, frame, slot, exists, before)
     weight, share = _weights(count, merging.beta)
     mask = (count > 0)[:, None] & inside[None, :]
-    own = tl.load(own_rows[:, None] + offset[None, :], mask=mask, other=0.0).to(tl.float32) * HEADROOM
+    own = tl.load(own_rows[:, None] + offset[None, :], mask=mask, other=0.0).to(tl.float32)
     merged = weight[:, None] * own + share[:, None] * total
+    scaled = weight[:, None] * (own * HEADROOM) + share[:, None] * scaled_total
     # Rounding may raise a mean of the largest finite numbers beyond them.
     limit = merging.largest * HEADROOM
-    bounded = tl.where(merged > limit, limit, tl.where(merged < -limit, -limit, merged))
-    merged = tl.where(is_finite(own) & is_finite(total), bounded, merged) * (1.0 / HEADROOM)
+    bounded = tl.where(scaled > limit, limit, tl.where(scaled < -limit, -limit, scaled))
+    scaled = tl.where(is_finite(own) & is_finite(scaled_total), bounded, scaled) * (1.0 / HEADROOM)
+    merged = tl.where(tl.abs(merged) <= merging.largest, merged, scaled)
     tl.store(output_rows[:, None] + channel[None, :], merged.to(merging.output_ptr.dtype.element_ty), mask=mask)
 
 
