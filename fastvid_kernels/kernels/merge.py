@@ -177,11 +177,12 @@ def _merge_one_by_one(
     channel,
     BLOCK_SLOTS: tl.constexpr,
 ):
-    """BLOCK_SLOTS merged rows of one anchor frame, from sums that are taken token by token.
+    """Replace what is not finite in BLOCK_SLOTS merged rows of one anchor frame, by sums that are taken token by token.
 
     This is slow, and done for one anchor frame after the other, so that the other way has all registers. But whatever
     the tokens are, a token reaches only its own anchor. Where a sum overflows, that of tokens scaled down does not;
-    elsewhere it is not used, since scaled tokens may be subnormal.
+    elsewhere it is not used, since scaled tokens may be subnormal. What was finite stays as it is: which anchors share
+    a block depends on the company of a video, and its bits must not.
     """
     inside = channel < x.D
     offset = channel.to(tl.int64) * x.stride_d
@@ -212,7 +213,9 @@ def _merge_one_by_one(
     bounded = tl.where(scaled > limit, limit, tl.where(scaled < -limit, -limit, scaled))
     scaled = tl.where(is_finite(own) & is_finite(scaled_total), bounded, scaled) * (1.0 / HEADROOM)
     merged = tl.where(tl.abs(merged) <= merging.largest, merged, scaled)
-    tl.store(output_rows[:, None] + channel[None, :], merged.to(merging.output_ptr.dtype.element_ty), mask=mask)
+    cells = output_rows[:, None] + channel[None, :]
+    is_spoilt = mask & ~is_finite(tl.load(cells, mask=mask, other=0.0).to(tl.float32))
+    tl.store(cells, merged.to(merging.output_ptr.dtype.element_ty), mask=is_spoilt)
 
 
 @triton.jit
@@ -247,10 +250,10 @@ def store_merged(
     mask = (count > 0)[:, None] & inside[None, :]
     own = tl.load(own_rows[:, None] + offset[None, :], mask=mask, other=0.0).to(tl.float32)
     merged = weight[:, None] * own + (0.5 * share)[:, None] * twice_sum
+    tl.store(output_rows[:, None] + channel[None, :], merged.to(merging.output_ptr.dtype.element_ty), mask=mask)
     # False for NaN.
-    if tl.min((tl.abs(merged) <= merging.largest).to(tl.int32)) == 1:
-        tl.store(output_rows[:, None] + channel[None, :], merged.to(merging.output_ptr.dtype.element_ty), mask=mask)
-    else:
+    if tl.min((tl.abs(merged) <= merging.largest).to(tl.int32)) == 0:
         # Some token is not finite, a sum overflowed, or rounding raised a mean beyond the largest number.
+        tl.debug_barrier()
         for one in range(0, frames):
             _merge_one_by_one(x, segment, slots, joined, merging, ordinal + one, first_slot, channel, BLOCK_SLOTS)

@@ -122,6 +122,14 @@ def test_nan_and_infinity_stay_in_their_row_and_column(cores: TensorCores) -> No
     assert np.array_equal(found, expected, equal_nan=True)
 
 
+def test_a_sum_that_overflowed_stays_infinite() -> None:
+    """Ampere adds eight products, and then the other eight: they may not bring back what was infinite."""
+    a, b = np.ones((16, 16), dtype=np.float32), np.zeros((16, 8), dtype=np.float32)
+    b[:8], b[8:] = rounded(np.float32([2e38]), "bf16"), rounded(np.float32([-1e38]), "bf16")
+    found = multiply(a, b, np.zeros((16, 8), dtype=np.float32), "bf16", TensorCores.AMPERE)
+    assert np.array_equal(found, np.full((16, 8), np.inf))
+
+
 def shared_image(rows: np.ndarray, pitch: int, leading: int, stride: int) -> np.ndarray:
     """Rows of 16-bit elements in wgmma's layout: patterns of eight rows, one pitch wide, swizzled by 16 bytes."""
     image = np.zeros(IMAGE_BYTES, dtype=np.uint8)

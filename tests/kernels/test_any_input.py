@@ -185,6 +185,18 @@ def test_a_video_alone_or_in_company_gives_the_same_bits(order: tuple[int, ...],
     assert_same_bits(together.output, torch.cat([alone[video].output for video in order]))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_chunks_change_nothing_where_a_token_is_not_finite(dtype: torch.dtype) -> None:
+    """Which anchors are merged together depends on the chunks: those of four frames in 64 channels, of one in 128."""
+    tokens, attn, _ = video(9, 20, 150, dtype, seed=18)
+    tokens[4, 3, 70] = float("nan")
+    arguments = (tokens, attn, torch.ones(9, 2))
+    hyperparameters = {"retention_ratio": 0.3, "anchor_interval": 1, "beta": 0.1, **ONE_SEGMENT}
+    whole = run_kernels(*arguments, **hyperparameters)
+    assert 0 < whole.output.isnan().sum() <= 9
+    assert_same_result(run_kernels(*arguments, ordinals_per_chunk=1, **hyperparameters), whole)
+
+
 @pytest.mark.parametrize("frames_per_chunk", [1, 2, 4])
 @pytest.mark.parametrize("ordinals_per_chunk", [1, 2, 3])
 def test_chunks_change_nothing(frames_per_chunk: int, ordinals_per_chunk: int) -> None:

@@ -114,7 +114,9 @@ void add_aligned(const Operand<kRows>& a, int row, const Operand<kVectors>& b, i
       sum[n] += product < 0 ? -kept : kept;
     }
   }
-  for (int n = 0; n < columns; ++n) c[n] = cut_off(sum[n], top[n], fraction_bits);
+  // A sum that an earlier step took to infinity stays there.
+  for (int n = 0; n < columns; ++n)
+    if (std::isfinite(c[n])) c[n] = cut_off(sum[n], top[n], fraction_bits);
 }
 
 template <int kVectors>
