@@ -182,7 +182,7 @@ def _merge_one_by_one(
     This is slow, and done for one anchor frame after the other, so that the other way has all registers. But whatever
     the tokens are, a token reaches only its own anchor. Where a sum overflows, that of tokens scaled down does not;
     elsewhere it is not used, since scaled tokens may be subnormal. What was finite stays as it is: which anchors share
-    a block depends on the company of a video, and its bits must not.
+    a block depends on the chunks of anchor frames, and bits must not.
     """
     inside = channel < x.D
     offset = channel.to(tl.int64) * x.stride_d
