@@ -45,7 +45,7 @@ def mark_dropped(tokens: Tensor, kept: Tensor, indices: Tensor) -> Tensor:
 def are_dropped(tokens: Tensor) -> Tensor:
     """Which tokens `[..., D]` are marked as dropped: bool `[...]`.
 
-    Their largest channel is -inf. To compare every channel with -inf reads and writes three times as much.
+    Their largest channel is -inf. To compare every channel with -inf would write and read a bool for each.
     """
     return tokens.detach().amax(-1) == -math.inf
 

@@ -254,6 +254,7 @@ def store_merged(
     # False for NaN.
     if tl.min((tl.abs(merged) <= merging.largest).to(tl.int32)) == 0:
         # Some token is not finite, a sum overflowed, or rounding raised a mean beyond the largest number.
+        # Other threads read again what was stored.
         tl.debug_barrier()
         for one in range(0, frames):
             _merge_one_by_one(x, segment, slots, joined, merging, ordinal + one, first_slot, channel, BLOCK_SLOTS)

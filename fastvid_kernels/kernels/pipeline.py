@@ -287,7 +287,7 @@ def recipe_for(request: Request) -> Recipe:
 
 
 def _check_threads(request: Request, steps: tuple[Step, ...]) -> None:
-    """Refuse what HIP refuses without saying why: 2**32 threads along the first axis of a grid."""
+    """Raise if a launch has more threads than HIP takes: fewer than 2**32 along the first axis of a grid."""
     most = max(step.grid[0] * step.constants["num_warps"] * AMD_THREADS_PER_WARP for step in steps)
     if most >= 1 << 32:
         raise ValueError(

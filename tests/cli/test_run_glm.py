@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from fastvid_kernels.cli.videos.synthetic import synthetic_frames
-from tests.adapters import qwen_independent, tiny_qwen
-from tests.adapters.tiny_qwen import END, IMAGE, PATCH, START, VIDEO, VOCABULARY, Clip
+from tests.adapters.tiny_qwen import END, IMAGE, START, VIDEO, VOCABULARY
 from tests.cli.test_run import row, run
-from tests.cli.test_run_qwen import SIDE, patches_of, write_checkpoint
+from tests.cli.test_run_qwen import ask, check_answers, write_checkpoint
 
 TEMPLATE = (
     "{% for message in messages %}ask {% for part in message['content'] %}"
@@ -52,26 +49,12 @@ def test_a_checkpoint_answers_what_it_should(kind: str, times: list[list[str]], 
 
     The size of frames follows from that of videos: 6 frames, an odd last one repeated, have 640 pixels each.
     """
-    checkpoint = write_glm(kind, tmp_path, 6 * 640)
-    result = run("--model", checkpoint, "--video", "synthetic", "--frames", frames, "--question", " w17 w18 w19",
-                 "--new-tokens", 5, "--repeats", 1)  # fmt: skip
-    assert result.exit_code == 0, result.output
-    pictures = synthetic_frames(frames)
-    if frames == 5:
-        pictures = np.concatenate([pictures, pictures[-1:]])
-    cells = SIDE // PATCH
-    clip = Clip(patches_of(pictures), (3, cells, cells))
+    output, clip = ask(write_glm(kind, tmp_path, 6 * 640), frames)
     n = clip.tokens_per_frame
     begin, end = (IDS[mark] for mark in AROUND_FRAMES)
     video = [token for time in times for token in (begin, *[IMAGE] * n, end, *(IDS[word] for word in time))]
     ids = [IDS["ask"], START, *video, END, *(IDS[word] for word in ("w17", "w18", "w19", "answer"))]
-    prompt = tiny_qwen.Prompt(ids, [2 * (token == IMAGE) for token in ids], videos=(clip,))
-    model = tiny_qwen.model(kind)
-    for name, ratio in (("without pruning", 1.0), ("pruned", 0.27)):
-        expected, _ = qwen_independent.generated(kind, model, prompt, {"retention_ratio": ratio}, 5)
-        answer = " ".join(WORDS[token] for token in expected)
-        assert f"{name}: {answer}\n" in result.output
-    assert row(result.output, "video tokens")[:2] == [str(3 * n), str(3 * int(n * 0.27))]
+    check_answers(output, kind, ids, IMAGE, clip, WORDS)
 
 
 def test_more_frames_are_smaller(tmp_path: Path) -> None:
