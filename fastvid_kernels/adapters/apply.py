@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from fastvid_kernels import methods
-from fastvid_kernels.adapters import llava_next, llava_onevision, qwen_vl
+from fastvid_kernels.adapters import llava_next, llava_next_video, llava_onevision, qwen_vl
 from fastvid_kernels.adapters.handle import FastVidHandle, check_not_patched
 from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.api import Backend, check_backend
@@ -20,7 +20,7 @@ from fastvid_kernels.methods import Method
 from fastvid_kernels.vision import SiglipHead
 
 # Each adapter supports some classes (`MODELS`) of one package (`PACKAGE`).
-_ADAPTERS = (llava_onevision, llava_next, qwen_vl)
+_ADAPTERS = (llava_onevision, llava_next_video, llava_next, qwen_vl)
 
 
 def apply_fastvid(

@@ -58,6 +58,20 @@ def has_sliding_window(config: Any) -> bool:
     return getattr(config, "sliding_window", None) is not None
 
 
+def check_language_model(language_model: nn.Module) -> None:
+    """Raise unless a language model can skip tokens.
+
+    Raises:
+        ValueError: it has no rotary embedding of its own, or layers that attend only to a window of the past.
+    """
+    config: Any = language_model.config
+    if not hasattr(language_model, "rotary_emb") or has_sliding_window(config):
+        raise ValueError(
+            "the language model must have one rotary embedding and no sliding-window layers, got "
+            f"{type(language_model).__name__}"
+        )
+
+
 def masks_for_pruned_decoder(*, inputs_embeds: Tensor, **given: Any) -> Any:
     """Replace `create_masks_for_generate`: return the token mask unchanged wherever tokens may be missing."""
     if inputs_embeds.shape[1] > 1 or pruned_part(cache_of(given)) is not None:

@@ -90,6 +90,16 @@ def check_is_own(owner: nn.Module, name: str) -> None:
         )
 
 
+def check_named(outputs: Any) -> None:
+    """Raise unless a model's `get_video_features` returned fields by name.
+
+    Raises:
+        ValueError: it did not.
+    """
+    if isinstance(outputs, tuple) or outputs is None:
+        raise ValueError("get_video_features must return a dict where video tokens are pruned: use return_dict=True")
+
+
 def check_not_patched(model: nn.Module) -> None:
     """Raise if a model is already patched.
 

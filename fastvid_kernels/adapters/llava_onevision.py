@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from fastvid_kernels.adapters.decoder import PrunedDecoder, has_sliding_window, masks_for_pruned_decoder
-from fastvid_kernels.adapters.handle import FastVidHandle, check_is_own
+from fastvid_kernels.adapters.decoder import PrunedDecoder, check_language_model, masks_for_pruned_decoder
+from fastvid_kernels.adapters.handle import FastVidHandle, check_is_own, check_named
 from fastvid_kernels.adapters.pruner import InputCapture, VideoPruner, joined
 from fastvid_kernels.adapters.scoring import PatchScorer, scorer
 from fastvid_kernels.adapters.settings import Settings
@@ -59,10 +59,7 @@ class MarkedVideoFeatures:
         """What the model's own method returns, with dropped tokens marked."""
         self._decoder.check_is_in_place(self._original.__self__.language_model)
         outputs, patches = self._capture.of(self._original, *args, **kwargs)
-        if isinstance(outputs, tuple):
-            raise ValueError(
-                "get_video_features must return a dict where video tokens are pruned: use return_dict=True"
-            )
+        check_named(outputs)
         features = outputs.pooler_output
         videos, _, channels = features.shape
         frames, n = len(patches), self._tokens_per_frame
@@ -99,11 +96,7 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
             f"{model.config.vision_feature_select_strategy!r}"
         )
     decoder = model.model.language_model
-    if not hasattr(decoder, "rotary_emb") or has_sliding_window(decoder.config):
-        raise ValueError(
-            "the language model must have one rotary embedding and no sliding-window layers, got "
-            f"{type(decoder).__name__}"
-        )
+    check_language_model(decoder)
     side = vision.image_size // vision.patch_size
     tokens_per_frame = math.prod(pooled_grid((side, side), "bilinear"))
     check_keeps_some(tokens_per_frame, settings.config)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from fastvid_kernels.adapters.decoder import PrunedDecoder, has_sliding_window, masks_for_pruned_decoder
-from fastvid_kernels.adapters.handle import FastVidHandle, check_is_own
+from fastvid_kernels.adapters.handle import FastVidHandle, check_is_own, check_named
 from fastvid_kernels.adapters.pruner import Video, VideoPruner
 from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.adapters.stopwatch import part_of_pruning
@@ -123,7 +123,7 @@ class TokenScorer:
             outputs = run(*args, **kwargs)
         else:
             outputs, scores = self.of_tower.of(run, sizes, *args, **kwargs)
-        _check_named(outputs)
+        check_named(outputs)
         tokens = [one.unflatten(0, (size[0], -1)) for one, size in zip(outputs.pooler_output, sizes, strict=True)]
         with part_of_pruning(tokens[0].device):
             if scores is None:
@@ -221,8 +221,3 @@ def _check_supported(model: Any, settings: Settings) -> None:
             "the last block of the vision tower must attend to whole frames, got fullatt_block_indexes "
             f"{list(full)} of {len(tower.blocks)} blocks"
         )
-
-
-def _check_named(outputs: Any) -> None:
-    if isinstance(outputs, tuple) or outputs is None:
-        raise ValueError("get_video_features must return a dict where video tokens are pruned: use return_dict=True")

@@ -1,11 +1,12 @@
 """[CLS] attention and global frame features: SigLIP's head, and the pooling of its attention to a model's tokens.
 
 `config` and `head` define the head, `files` and `checkpoint` load one, and `pooling` pools its attention to the token
-grid. `tower_attention` is for towers without such a head, `substitutes` for any tower, and `sinks` lowers the attention
-of sinks. Nothing here depends on a language model.
+grid. `cls_attention` is for towers with a [CLS] token, `tower_attention` for towers with neither token nor head,
+`substitutes` for any, and `sinks` lowers the attention of sinks. Nothing here depends on a language model.
 """
 
 from fastvid_kernels.vision.checkpoint import load_siglip_head
+from fastvid_kernels.vision.cls_attention import cls_attention
 from fastvid_kernels.vision.config import SiglipHeadConfig
 from fastvid_kernels.vision.head import HeadOutput, SiglipHead
 from fastvid_kernels.vision.pooling import PoolingMode, pool_to_grid, pooled_grid
@@ -21,6 +22,7 @@ __all__ = [
     "SiglipHead",
     "SiglipHeadConfig",
     "TowerScore",
+    "cls_attention",
     "load_siglip_head",
     "mean_query",
     "pool_to_grid",

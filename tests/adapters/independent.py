@@ -51,14 +51,21 @@ def pruned_video(model: Any, head: Any, video: Tensor, hyperparameters: dict[str
 
 def embedded(model: Any, head: Any, prompt: Prompt, hyperparameters: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """The row as the language model should see it: embeddings `[S, D]`, and original positions `[S]`."""
+    pruned = [pruned_video(model, head, video, hyperparameters) for video in prompt.videos]
+    lengths = [len(tiny.placeholders(len(video))) for video in prompt.videos]
+    return with_videos(model, prompt, pruned, lengths)
+
+
+def with_videos(
+    model: Any, prompt: Prompt, pruned: list[tuple[Tensor, Tensor]], lengths: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Embeddings and positions of a row, given embeddings and places of each video, and its number of placeholders."""
     ids = torch.tensor(prompt.ids)
     embeds = model.get_input_embeddings()(ids)
     keep = torch.ones(len(ids), dtype=torch.bool)
     first = 0
-    for video in prompt.videos:
+    for (kept, places), length in zip(pruned, lengths, strict=True):
         first += prompt.ids[first:].index(tiny.VIDEO)
-        kept, places = pruned_video(model, head, video, hyperparameters)
-        length = len(tiny.placeholders(len(video)))
         keep[first : first + length] = False
         keep[first + places] = True
         embeds[first + places] = kept
@@ -91,7 +98,11 @@ def generated(
     model: Any, head: Any, prompt: Prompt, hyperparameters: dict[str, Any], count: int
 ) -> tuple[list[int], Tensor]:
     """Greedy continuation, and the logits `[count, V]` it was chosen from."""
-    embeds, positions = embedded(model, head, prompt, hyperparameters)
+    return continued(model, *embedded(model, head, prompt, hyperparameters), count)
+
+
+def continued(model: Any, embeds: Tensor, positions: Tensor, count: int) -> tuple[list[int], Tensor]:
+    """Greedy continuation of embeddings `[S, D]` at positions `[S]`, and the logits `[count, V]` it was chosen from."""
     ids: list[int] = []
     chosen = []
     for _ in range(count):

@@ -12,7 +12,15 @@ from torch import Tensor
 
 import reference
 from fastvid_kernels.adapters import apply_fastvid
-from tests.adapters import independent, qwen_independent, test_onevision_prefill, tiny, tiny_llava, tiny_qwen
+from tests.adapters import (
+    independent,
+    qwen_independent,
+    test_onevision_prefill,
+    tiny,
+    tiny_llava,
+    tiny_next_video,
+    tiny_qwen,
+)
 from tests.adapters.qwen_case import Case, case_of
 from tests.adapters.test_onevision_prefill import video_prompt
 from tests.adapters.tiny_qwen import WIDE
@@ -70,6 +78,28 @@ def test_a_step_of_llava_onevision(
     expected = loss_of([independent.decoded.__wrapped__(twin, *one) for one in kept], rows)
     reached = ("model.vision_tower", "model.multi_modal_projector", "model.language_model")
     check_step(loss, model, expected, twin, *reached)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_of_llava_next_video(checkpointing: bool) -> None:
+    model, twin = tiny_next_video.model(), tiny_next_video.model()
+    if checkpointing:
+        model.train()
+        model.gradient_checkpointing_enable()
+    apply_fastvid(model, **tiny.HYPERPARAMETERS)
+    prompts = [
+        tiny_next_video.video_prompt(5),
+        tiny_next_video.video_prompt(6, before=11),
+        independent.Prompt(tiny.words(9, 30)),
+    ]
+    rows = [prompt.ids for prompt in prompts]
+    inputs = tiny_next_video.inputs_of(*prompts)
+    loss = model(**inputs, position_ids=positions_of(inputs), labels=labels_of(inputs, rows)).loss
+
+    with mock.patch.object(reference, "prune", prune_by_the_equations):
+        kept = [tiny_next_video.embedded(twin, prompt) for prompt in prompts]
+    expected = loss_of([independent.decoded.__wrapped__(twin, *one) for one in kept], rows)
+    check_step(loss, model, expected, twin, "model.vision_tower", "model.multi_modal_projector", "model.language_model")
 
 
 @pytest.mark.parametrize("is_batch", [False, True], ids=["one row", "batch"])

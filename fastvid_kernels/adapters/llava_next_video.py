@@ -1,0 +1,282 @@
+"""LLaVA-NeXT-Video of transformers, whose CLIP tower has a [CLS] token: its attention is the published method's.
+
+Changes to the instance, all undone by `FastVidHandle.remove`:
+
+- `model.model.get_video_features` marks the dropped tokens; placeholders and their number do not change;
+- hooks on the query and key projections of one block of `vision_tower`, or on what replaces them later, compute what
+  [CLS] attends to, in the block whose output the model's tokens are made of;
+- the hooks of `PrunedDecoder` are registered on the language model;
+- `model.create_masks_for_generate` leaves masks of static caches to the decoder: its hooks know what the cache holds.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Like `torch.compiler.disable`, but importing it does not import the compiler.
+from torch._compile import _disable_dynamo
+
+from fastvid_kernels.adapters.decoder import PrunedDecoder, check_language_model, masks_for_pruned_decoder
+from fastvid_kernels.adapters.handle import FastVidHandle, check_is_own, check_named
+from fastvid_kernels.adapters.hooks import ChildHook
+from fastvid_kernels.adapters.pruner import Video, VideoPruner
+from fastvid_kernels.adapters.settings import Settings
+from fastvid_kernels.adapters.stopwatch import part_of_pruning
+from fastvid_kernels.adapters.versions import check_transformers as check_version
+from fastvid_kernels.config import PruneConfig
+from fastvid_kernels.validation import check_keeps_some
+from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, cls_attention, pool_to_grid, pooled_grid
+
+__all__ = ["DEFAULTS", "MODELS", "PACKAGE", "check_version", "patch"]
+
+PACKAGE = "transformers"
+MODELS = ("LlavaNextVideoForConditionalGeneration",)
+DEFAULTS = PruneConfig()
+DEFAULT_ATTENTION = "cls"
+# Arguments of `get_video_features` that would change what the tokens are made of.
+_FIXED = ("vision_feature_layer", "vision_feature_select_strategy")
+
+
+class ClsRecorder:
+    """What the hooks on a block's projections do: they compute what [CLS] attends to, and store no keys.
+
+    Like `Recorder`, it refers to no module.
+
+    Args:
+        num_heads: heads of the block's attention.
+
+    Attributes:
+        attention: float32 `[F, P]`, once both projections have run.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        self._num_heads = num_heads
+        self._recording = False
+        self._query: Tensor | None = None
+        self.attention: Tensor | None = None
+
+    def start(self) -> None:
+        """Start recording."""
+        self._recording, self._query, self.attention = True, None, None
+
+    def forget(self) -> None:
+        """Stop recording, and drop what was recorded."""
+        self._recording, self._query, self.attention = False, None, None
+
+    def after_query(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Hook after the query projection `[F, 1 + P, H]`: keep the query of [CLS]."""
+        if self._recording:
+            self._query = output[:, 0].detach().clone()
+
+    def after_key(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Hook after the key projection `[F, 1 + P, H]`: compute the attention."""
+        if not self._recording:
+            return
+        assert self._query is not None, "CLIP projects queries before keys"
+        with part_of_pruning(output.device), torch.no_grad():
+            self.attention = cls_attention(self._query, output, self._num_heads)
+
+
+class ClsAttention:
+    """What [CLS] attends to in a block of a CLIP tower.
+
+    Args:
+        model: the module that has the `vision_tower`.
+        layer: the number of the block.
+        num_heads: its heads.
+    """
+
+    def __init__(self, model: nn.Module, layer: int, num_heads: int) -> None:
+        block = f"vision_tower.encoder.layers.{layer}.self_attn"
+        self._recorder = ClsRecorder(num_heads)
+        self._hooks = (
+            ChildHook(model, f"{block}.q_proj", self._recorder.after_query),
+            ChildHook(model, f"{block}.k_proj", self._recorder.after_key),
+        )
+
+    def attach(self) -> tuple[ChildHook, ...]:
+        """Register the hooks, or move them to modules that have replaced others."""
+        for hook in self._hooks:
+            hook.follow()
+        return self._hooks
+
+    def of(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
+        """Call `run`; return its result, and the attention `[F, P]` of the frames that went through the tower."""
+        self.attach()
+        self._recorder.start()
+        try:
+            result = run(*args, **kwargs)
+            if self._recorder.attention is None:
+                raise RuntimeError(
+                    "the blocks of the vision tower must run as modules of their own where video tokens are pruned: "
+                    "compile the whole model, not its tower"
+                )
+            return result, self._recorder.attention
+        finally:
+            self._recorder.forget()
+
+
+class TokenScorer:
+    """Scores the patches of a call's frames by [CLS], or by a substitute chosen by name.
+
+    Args:
+        model: the module that has the `vision_tower`.
+        name: the name of the score.
+        layer: the model's `vision_feature_layer`: which hidden states its tokens are made of.
+
+    Raises:
+        ValueError: there is no score of that name.
+    """
+
+    def __init__(self, model: Any, name: str, layer: int) -> None:
+        if name not in (DEFAULT_ATTENTION, *ATTENTION_SUBSTITUTES):
+            known = ", ".join(map(repr, (DEFAULT_ATTENTION, *ATTENTION_SUBSTITUTES)))
+            raise ValueError(f"attention must be one of {known} for this model, got {name!r}")
+        vision = model.config.vision_config
+        self._layer = layer
+        self._substitute = ATTENTION_SUBSTITUTES.get(name)
+        # Hidden states 0 enter the first block; from the end, they are counted as blocks are.
+        block = layer - 1 if layer > 0 else vision.num_hidden_layers + layer
+        self.of_tower = None
+        if self._substitute is None:
+            self.of_tower = ClsAttention(model, block, vision.num_attention_heads)
+
+    def __call__(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Tensor, Tensor | None]:
+        """Call `run`, the model's `get_video_features`.
+
+        Returns:
+            Its result; attention `[F, P]` of all frames; and their global features `[F, H]`, which are the states of
+            [CLS], or None with a substitute: the mean tokens.
+        """
+        if self.of_tower is not None:
+            outputs, attention = self.of_tower.of(run, *args, **kwargs)
+            check_named(outputs)
+            return outputs, attention, outputs.hidden_states[self._layer][:, 0].detach()
+        assert self._substitute is not None
+        outputs = run(*args, **kwargs)
+        check_named(outputs)
+        states = outputs.hidden_states[self._layer]
+        with part_of_pruning(states.device), torch.no_grad():
+            return outputs, self._substitute(states[:, 1:]), None
+
+
+class MarkedVideoFeatures:
+    """`get_video_features` that marks dropped tokens."""
+
+    def __init__(
+        self,
+        original: Any,
+        score: TokenScorer,
+        pool: Callable[[Tensor], Tensor],
+        pruner: VideoPruner,
+        decoder: PrunedDecoder,
+        fixed: dict[str, Any],
+    ) -> None:
+        self._original = original
+        self._score = score
+        self._pool = pool
+        self._pruner = pruner
+        self._decoder = decoder
+        self._fixed = fixed
+        # `generate` reads this signature to choose the arguments it passes.
+        self.__signature__ = inspect.signature(original)
+
+    # Not traced: state shared by hooks is lost between graphs.
+    @_disable_dynamo
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model's own method returns, with dropped tokens marked."""
+        self._check_fixed(self.__signature__.bind(*args, **kwargs).arguments)
+        self._decoder.check_is_in_place(self._original.__self__.language_model)
+        outputs, attention, features = self._score(self._original, *args, **kwargs)
+        with part_of_pruning(attention.device):
+            attention = self._pool(attention)
+        # A tensor of videos, or on transformers 5.17 a tuple of them; tokens of all frames in one dimension, or in two.
+        pooled = outputs.pooler_output
+        tokens = [one.reshape(-1, attention.shape[1], one.shape[-1]) for one in pooled]
+        lengths = [len(one) for one in tokens]
+        videos = [
+            Video(one, own.to(one.device), None if state is None else state.to(one.device))
+            for one, own, state in zip(
+                tokens,
+                attention.split(lengths),
+                [None] * len(tokens) if features is None else features.split(lengths),
+                strict=True,
+            )
+        ]
+        marked = [one.reshape(like.shape) for one, like in zip(self._pruner(videos), pooled, strict=True)]
+        outputs.pooler_output = torch.stack(marked) if isinstance(pooled, Tensor) else tuple(marked)
+        return outputs
+
+    def _check_fixed(self, given: dict[str, Any]) -> None:
+        for name, value in self._fixed.items():
+            if given.get(name) not in (None, value):
+                raise ValueError(
+                    f"{name} must be {value!r}, as in the model's configuration, where video tokens are pruned, got "
+                    f"{given[name]!r}"
+                )
+
+
+def patch(model: Any, settings: Settings) -> FastVidHandle:
+    """Make a `LlavaNextVideoForConditionalGeneration` prune its videos.
+
+    Args:
+        model: the model.
+        settings: the arguments of `apply_fastvid`.
+
+    Raises:
+        ValueError: this adapter does not support the model's configuration, an argument does not fit the model, or no
+            token would be kept.
+    """
+    check_is_own(model.model, "get_video_features")
+    _check_supported(model, settings)
+    config, vision = model.config, model.config.vision_config
+    side = vision.image_size // vision.patch_size
+    pooling = {"mode": config.spatial_pool_mode, "stride": config.spatial_pool_stride}
+    check_keeps_some(math.prod(pooled_grid((side, side), **pooling)), settings.config)
+    name = settings.attention or (DEFAULT_ATTENTION if settings.use_attention else "uniform")
+    score = TokenScorer(model.model, name, config.vision_feature_layer)
+    pool = partial(pool_to_grid, grid=(side, side), **pooling)
+    pruned = PrunedDecoder(model.model.language_model)
+    fixed = {name: getattr(config, name) for name in _FIXED}
+    original = model.model.get_video_features
+    features = MarkedVideoFeatures(original, score, pool, VideoPruner.of(settings), pruned, fixed)
+
+    with FastVidHandle.undone_on_error(model, settings.config) as handle:
+        handle.set_attribute(model.model, "get_video_features", features)
+        handle.set_attribute(model, "create_masks_for_generate", masks_for_pruned_decoder)
+        if score.of_tower is not None:
+            handle.add_hooks(score.of_tower.attach())
+        handle.add_hooks(pruned.attach())
+    return handle
+
+
+def _check_supported(model: Any, settings: Settings) -> None:
+    config, name = model.config, type(model).__name__
+    if settings.siglip is not None or settings.attention == "siglip":
+        raise ValueError(
+            f"siglip cannot be used with {name}, whose own vision tower has a [CLS] token: leave it out, or set "
+            f"attention to one of {', '.join((DEFAULT_ATTENTION, *ATTENTION_SUBSTITUTES))}"
+        )
+    if config.vision_config.model_type != "clip_vision_model":
+        raise ValueError(f"the vision tower must be a clip_vision_model, got a {config.vision_config.model_type}")
+    layer, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    if not isinstance(layer, int) or layer == 0 or not -layers <= layer <= layers:
+        raise ValueError(
+            f"vision_feature_layer of the model must be the number of one of its {layers} layers, counted from 1 or "
+            f"from -1, got {layer}"
+        )
+    if config.vision_feature_select_strategy != "default":
+        raise ValueError(
+            "vision_feature_select_strategy of the model must be 'default', got "
+            f"{config.vision_feature_select_strategy!r}"
+        )
+    if config.spatial_pool_mode not in ("average", "max"):
+        raise ValueError(f"spatial_pool_mode of the model must be average or max, got {config.spatial_pool_mode!r}")
+    check_language_model(model.model.language_model)
