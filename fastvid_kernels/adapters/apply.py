@@ -39,14 +39,15 @@ def apply_fastvid(
     The rest of the model, text and images do not change. Kept tokens keep their original positions.
 
     Args:
-        model: from transformers, `LlavaOnevisionForConditionalGeneration`, or the `...ForConditionalGeneration` class
-            of Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 (the last two also as MoE), GLM-4.1V, GLM-4.5V or GLM-4.6V; from
-            the llava package, `LlavaQwenForCausalLM`. PEFT's `PeftModel` around one is accepted. Any other wrapper,
+        model: from transformers, the `...ForConditionalGeneration` class of LLaVA-OneVision, LLaVA-NeXT-Video,
+            Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 (the last two also as MoE), GLM-4.1V, GLM-4.5V or GLM-4.6V; from the
+            llava package, `LlavaQwenForCausalLM`. PEFT's `PeftModel` around one is accepted. Any other wrapper,
             such as `torch.compile` or `DistributedDataParallel`, goes around the patched model.
-        siglip: for LLaVA only: the SigLIP head that gives [CLS] attention, because LLaVA's own checkpoints lack it.
-            A `SiglipHead`, or the directory or hub id of a full SigLIP checkpoint, of which only the 13 tensors of the
-            head are read. Default: google/siglip-so400m-patch14-384.
-        attention: name of the score that ranks tokens. LLaVA defaults to "siglip". The other models default to
+        siglip: for LLaVA-OneVision and LLaVA-Video only: the SigLIP head that gives [CLS] attention, because their own
+            checkpoints lack it. A `SiglipHead`, or the directory or hub id of a full SigLIP checkpoint, of which only
+            the 13 tensors of the head are read. Default: google/siglip-so400m-patch14-384.
+        attention: name of the score that ranks tokens. LLaVA-OneVision and LLaVA-Video default to "siglip",
+            LLaVA-NeXT-Video to "cls", which is what the [CLS] of its own tower attends to. The other models default to
             "mean_query", computed from their own vision tower: published for Qwen2.5-VL, an extension for the rest.
             They also accept "received". Every model accepts the names in
             `fastvid_kernels.vision.ATTENTION_SUBSTITUTES`, none of which is the published method.

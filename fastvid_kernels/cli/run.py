@@ -1,4 +1,4 @@
-"""`fastvid run`: ask a LLaVA-OneVision, a Qwen-VL or a GLM-V about a video, with pruning and without."""
+"""`fastvid run`: ask a LLaVA, a Qwen-VL or a GLM-V about a video, with pruning and without."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from fastvid_kernels.cli.models.request import Request
 
 
 class RandomWeights(StrEnum):
-    """What `--random-weights` builds: LLaVA-OneVision, small or of 7B, or a small Qwen or GLM."""
+    """What `--random-weights` builds: LLaVA-OneVision, small or of 7B, or a small model of another family."""
 
     small = "small"
     seven_billion = "7b"
     qwen2_5_vl = "qwen2.5-vl"
     qwen3_vl = "qwen3-vl"
     glm_4_1v = "glm-4.1v"
+    llava_next_video = "llava-next-video"
 
 
 @one_line_errors()
 def run(
     model: Annotated[
         str | None,
-        typer.Option(help="LLaVA-OneVision, Qwen-VL or GLM-V in transformers' format: a directory or a hub id."),
+        typer.Option(help="A model that apply_fastvid takes, in transformers' format: a directory or a hub id."),
     ] = None,
     random_weights: Annotated[
         RandomWeights | None, typer.Option(help="In place of --model: an architecture, with random weights.")
@@ -44,7 +45,7 @@ def run(
         ),
     ] = Request.retention,
     siglip: Annotated[
-        str, typer.Option(help="For LLaVA: a full SigLIP checkpoint, for its head: a directory or a hub id.")
+        str, typer.Option(help="For LLaVA-OneVision: a full SigLIP checkpoint, for its head: a directory or a hub id.")
     ] = Request.siglip,
     frames: Frames = Request.frames,
     new_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens.")] = Request.new_tokens,
@@ -53,7 +54,7 @@ def run(
     ] = Request.repeats,
     device: Device = Request.device,
 ) -> None:
-    """Ask a LLaVA-OneVision, a Qwen-VL or a GLM-V about a video, with and without pruning; print answers and times."""
+    """Ask a LLaVA, a Qwen-VL or a GLM-V about a video, with and without pruning; print answers and times."""
     # This imports transformers, which `fastvid demo` does not need.
     from fastvid_kernels.cli.models.answer import answer
 

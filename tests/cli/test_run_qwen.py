@@ -24,7 +24,7 @@ TEMPLATE = (
     "{% endfor %} answer{% endfor %}"
 )
 MARKS = {START: "<|vision_start|>", END: "<|vision_end|>", VIDEO: "<|video_pad|>", IMAGE: "<|image_pad|>"}
-SAID = ["ask", "answer", "<0.2", "<1.2", "<2.2", "seconds>"]
+SAID = ["ask", "answer", "<0.2", "<1.2", "<2.0", "<2.2", "seconds>"]
 WORDS = ["[PAD]", "[UNK]", *SAID, *(f"w{number}" for number in range(2 + len(SAID), VOCABULARY))]
 for place, mark in MARKS.items():
     WORDS[place] = mark
@@ -42,6 +42,9 @@ def write_checkpoint(
     vocabulary = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     vocabulary.add_special_tokens([AddedToken(mark) for mark in special])
+    if kind.startswith("qwen3.5"):
+        # transformers takes its own class here, which would split words into bytes, but added ones never.
+        vocabulary.add_tokens([AddedToken(word) for word in words])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="[UNK]", pad_token="[PAD]")
     tokenizer.save_pretrained(directory)
     preprocessor = {
@@ -97,12 +100,14 @@ def check_answers(output: str, kind: str, ids: list[int], placeholder: int, clip
     model = tiny_qwen.model(kind)
     for name, ratio in (("without pruning", 1.0), ("pruned", 0.27)):
         expected, _ = qwen_independent.generated(kind, model, prompt, {"retention_ratio": ratio}, 5)
-        assert f"{name}: {' '.join(words[token] for token in expected)}\n" in output
+        answer = output.partition(f"\n{name}: ")[2].partition("\n")[0]
+        # Whether a tokenizer puts spaces between words is its own affair.
+        assert answer.replace(" ", "") == "".join(words[token] for token in expected)
     n = clip.tokens_per_frame
     assert row(output, "video tokens")[:2] == [str(3 * n), str(3 * int(n * 0.27))]
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen2.5", "qwen3"])
+@pytest.mark.parametrize("kind", ["qwen2", "qwen2.5", "qwen3", "qwen3-moe", "qwen3.5", "qwen3.5-moe"])
 @pytest.mark.parametrize("frames", [6, 5])
 def test_a_checkpoint_answers_what_it_should(kind: str, frames: int, tmp_path: Path) -> None:
     """The model gets the right words, timestamps, pixels and positions: both answers are the independent ones."""
@@ -111,7 +116,7 @@ def test_a_checkpoint_answers_what_it_should(kind: str, frames: int, tmp_path: P
     # Two frames a second: each time is the middle of a pair of frames, to a tenth; an odd last frame is repeated.
     times = ["<0.2", "<1.2", "<2.0" if frames == 5 else "<2.2"]
     if tiny_qwen.KINDS[kind].timestamps:
-        video = [token for time in times for token in (IDS.get(time, 1), IDS["seconds>"], START, *[VIDEO] * n, END)]
+        video = [token for time in times for token in (IDS[time], IDS["seconds>"], START, *[VIDEO] * n, END)]
     else:
         video = [VIDEO] * (3 * n)
     ids = [IDS["ask"], START, *video, END, *(IDS[word] for word in ("w17", "w18", "w19", "answer"))]

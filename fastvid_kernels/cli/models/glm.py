@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fastvid_kernels.cli.models.qwen import Marks, Qwen
+from fastvid_kernels.cli.models.loaded import Marks
+from fastvid_kernels.cli.models.qwen import Qwen
 
 MODEL_TYPES = ("glm4v", "glm4v_moe", "glm46v")
 
@@ -15,7 +16,7 @@ MODEL_TYPES = ("glm4v", "glm4v_moe", "glm46v")
 class Glm(Qwen):
     """A `Chat` with a GLM-V; `image_processor.size` bounds the pixels of all frames of a video together."""
 
-    marks = Marks("<|begin_of_video|>", "<|end_of_video|>", "<|video|>", "<|image|>")
+    marks = Marks("<|video|>", "<|image|>", "<|begin_of_video|>", "<|end_of_video|>")
 
     @staticmethod
     def load_image_processor(source: str) -> Any:
@@ -27,12 +28,12 @@ class Glm(Qwen):
         return Glm4vImageProcessorPil.from_pretrained(source, size=video.get("size", Glm4vVideoProcessor.size))
 
     @staticmethod
-    def new_image_processor(patch_size: int) -> Any:
-        """An image processor with its family's settings for videos, for patches of `patch_size` pixels a side."""
+    def new_image_processor(vision: dict[str, Any]) -> Any:
+        """An image processor with its family's settings for videos, for a tower of this configuration."""
         from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
         from transformers.models.glm4v.video_processing_glm4v import Glm4vVideoProcessor
 
-        settings: dict[str, Any] = {"patch_size": patch_size, "size": Glm4vVideoProcessor.size}
+        settings: dict[str, Any] = {"patch_size": vision["patch_size"], "size": Glm4vVideoProcessor.size}
         return Glm4vImageProcessorPil(**settings)
 
     @property

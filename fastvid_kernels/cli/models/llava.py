@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fastvid_kernels.adapters import FastVidHandle, apply_fastvid
-from fastvid_kernels.cli.common.errors import CommandError, named
+from fastvid_kernels.adapters.llava_onevision import DEFAULTS
 from fastvid_kernels.cli.models.chat import ASCII, RANDOM_WEIGHTS_NOTE, Film
+from fastvid_kernels.cli.models.loaded import Loaded, Marks
 from fastvid_kernels.vision import SiglipHead, SiglipHeadConfig, pooled_grid
 
 MODEL_TYPES = ("llava_onevision",)
-VIDEO_PLACEHOLDER = "<video>"
 
 # Layers and widths of google/siglip-so400m-patch14-384, as in llava-onevision-qwen2-7b, and of Qwen2-7B.
 _VISION_7B = {
@@ -50,37 +50,25 @@ ARCHITECTURES = {"small": (_VISION_SMALL, _TEXT_SMALL), "7b": (_VISION_7B, _TEXT
 _IMAGE_SIZE, _PATCH_SIZE = 384, 14
 
 
-@dataclass(frozen=True)
-class Llava:
+@dataclass(frozen=True, kw_only=True)
+class Llava(Loaded):
     """A `Chat` with a LLaVA-OneVision.
 
     Attributes:
-        name: what it is, for people.
-        model: a `LlavaOnevisionForConditionalGeneration`.
-        tokenizer: its tokenizer.
-        chat_template: a Jinja template, or None for the bare question.
-        image_processor: turns frames into pixel values.
         siglip: the head that gives its [CLS] attention.
-        generation: arguments of `generate` that make its output readable text.
-        note: a remark to print about its answers, or "".
     """
 
-    name: str
-    model: Any
-    tokenizer: Any
-    chat_template: str | None
-    image_processor: Any
     siglip: SiglipHead
-    generation: dict[str, Any]
-    note: str = ""
 
-    placeholders = ("<video>", "<image>")
-    default_retention = 0.1
+    marks = Marks("<video>", "<image>", end="\n")
+    default_retention = DEFAULTS.retention_ratio
 
-    @property
-    def placeholder_id(self) -> int:
-        """The id that stands for a token of a video in its inputs."""
-        return int(self.model.config.video_token_id)
+    @staticmethod
+    def load_image_processor(source: str) -> Any:
+        """SigLIP's image processor, with the settings of a checkpoint."""
+        from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+        return SiglipImageProcessorPil.from_pretrained(source)
 
     def patch(self, retention: float) -> FastVidHandle:
         """Make the model prune."""
@@ -97,15 +85,7 @@ class Llava:
 
     def inputs(self, question: str, film: Film) -> dict[str, Tensor]:
         """Arguments of `generate` for a question about a film."""
-        messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
-        text = f"{VIDEO_PLACEHOLDER}\n{question}"
-        if self.chat_template is not None:
-            text = self.tokenizer.apply_chat_template(
-                messages, chat_template=self.chat_template, add_generation_prompt=True, tokenize=False
-            )
-        before, found, after = text.partition(VIDEO_PLACEHOLDER)
-        if not found:
-            raise CommandError(f"the chat template of {self.name} has no place for a video ({VIDEO_PLACEHOLDER})")
+        before, after = self.around_video(question)
         # One more embedding than there are video tokens: the newline that ends a video.
         pixels = self.image_processor(list(film.frames), return_tensors="pt").pixel_values[None]
         tokens = len(film.frames) * self.tokens_per_frame({})
@@ -118,10 +98,6 @@ class Llava:
             "pixel_values_videos": pixels.to(device, self.model.dtype),
         }
 
-    def text(self, ids: Tensor) -> str:
-        """The generated ids as text."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
@@ -132,26 +108,8 @@ def load(source: str, siglip: SiglipHead, device: torch.device, dtype: torch.dty
     Raises:
         CommandError: it cannot be loaded.
     """
-    from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-    from transformers.processing_utils import ProcessorMixin
-
-    with named(f"--model {source}", "loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        # The model's own video processor needs torchvision; this one does the same to a frame with Pillow.
-        image_processor = SiglipImageProcessorPil.from_pretrained(source)
-        processor, _ = ProcessorMixin.get_processor_dict(source)
-        model: Any = LlavaOnevisionForConditionalGeneration.from_pretrained(source, dtype=dtype)
-    return Llava(
-        name=source,
-        model=model.to(device).eval(),
-        tokenizer=tokenizer,
-        chat_template=processor.get("chat_template") or tokenizer.chat_template,
-        image_processor=image_processor,
-        # Convert the head once here: otherwise each `apply_fastvid` would convert a copy of it, within the timed part.
-        siglip=siglip.to(device, dtype),
-        generation={},
-    )
+    # Convert the head once here: otherwise each `apply_fastvid` would convert a copy of it, within the timed part.
+    return Llava.load(source, device, dtype, siglip=siglip.to(device, dtype))
 
 
 def randomly_weighted(size: str, device: torch.device, dtype: torch.dtype) -> Llava:

@@ -2,81 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastvid_kernels.adapters import FastVidHandle, apply_fastvid
 from fastvid_kernels.adapters.qwen_vl import DEFAULTS
-from fastvid_kernels.cli.common.errors import CommandError, named
 from fastvid_kernels.cli.models.chat import Film
+from fastvid_kernels.cli.models.loaded import Loaded, Marks
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 # Qwen's own tools limit a video frame to this many tokens; a single image may have more.
 _TOKENS_A_FRAME = 768
 
 
-class Marks(NamedTuple):
-    """The words of a family's prompts that stand around a video, for a video, and for an image."""
+class Qwen(Loaded):
+    """A `Chat` with a Qwen-VL."""
 
-    start: str
-    end: str
-    video: str
-    image: str
-
-
-@dataclass(frozen=True)
-class Qwen:
-    """A `Chat` with a Qwen-VL.
-
-    Attributes:
-        name: what it is, for people.
-        model: one of `MODEL_TYPES`.
-        tokenizer: its tokenizer.
-        chat_template: a Jinja template, or None for the bare question.
-        image_processor: turns pictures into patches.
-        generation: arguments of `generate` that make its output readable text.
-        note: a remark to print about its answers, or "".
-    """
-
-    name: str
-    model: Any
-    tokenizer: Any
-    chat_template: str | None
-    image_processor: Any
-    generation: dict[str, Any]
-    note: str = ""
-    marks = Marks("<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "<|image_pad|>")
+    marks = Marks("<|video_pad|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
     default_retention = DEFAULTS.retention_ratio
-
-    @classmethod
-    def load(cls, source: str, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load a model from a checkpoint's directory or hub id.
-
-        Raises:
-            CommandError: it cannot be loaded.
-        """
-        from transformers import AutoModelForImageTextToText, AutoTokenizer
-        from transformers.processing_utils import ProcessorMixin
-
-        with named(f"--model {source}", "loaded"):
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            image_processor = cls.load_image_processor(source)
-            processor, _ = ProcessorMixin.get_processor_dict(source)
-            model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
-        return cls(
-            name=source,
-            model=model.to(device).eval(),
-            tokenizer=tokenizer,
-            chat_template=processor.get("chat_template") or tokenizer.chat_template,
-            image_processor=image_processor,
-            generation={},
-        )
 
     @staticmethod
     def load_image_processor(source: str) -> Any:
@@ -86,25 +33,11 @@ class Qwen:
         return Qwen2VLImageProcessorPil.from_pretrained(source)
 
     @staticmethod
-    def new_image_processor(patch_size: int) -> Any:
-        """An image processor with its family's settings, for patches of `patch_size` pixels a side."""
+    def new_image_processor(vision: dict[str, Any]) -> Any:
+        """An image processor with its family's settings, for a tower of this configuration."""
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        return Qwen2VLImageProcessorPil(patch_size=patch_size)
-
-    @property
-    def placeholders(self) -> tuple[str, ...]:
-        """Words that stand for images and videos in its prompts."""
-        return self.marks.video, self.marks.image
-
-    @property
-    def placeholder_id(self) -> int:
-        """The id that stands for a token of a video in its inputs."""
-        return int(self.model.config.video_token_id)
-
-    def patch(self, retention: float) -> FastVidHandle:
-        """Make the model prune."""
-        return apply_fastvid(self.model, retention_ratio=retention)
+        return Qwen2VLImageProcessorPil(patch_size=vision["patch_size"])
 
     def tokens_per_frame(self, inputs: dict[str, Tensor]) -> int:
         """N, which depends on the film's resolution."""
@@ -117,15 +50,7 @@ class Qwen:
 
     def inputs(self, question: str, film: Film) -> dict[str, Tensor]:
         """Arguments of `generate` for a question about a film."""
-        messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
-        text = f"{self.marks.start}{self.marks.video}{self.marks.end}{question}"
-        if self.chat_template is not None:
-            text = self.tokenizer.apply_chat_template(
-                messages, chat_template=self.chat_template, add_generation_prompt=True, tokenize=False
-            )
-        before, found, after = text.partition(self.marks.video)
-        if not found:
-            raise CommandError(f"the chat template of {self.name} has no place for a video ({self.marks.video})")
+        before, after = self.around_video(question)
         patches, grid = self._patches(film.frames)
         expanded = f"{before}{self._video_as_text(film, grid)}{after}"
         ids = torch.tensor([self.tokenizer(expanded, add_special_tokens=False).input_ids])
@@ -140,10 +65,6 @@ class Qwen:
         if self.model.config.model_type == "qwen2_5_vl":
             inputs["second_per_grid_ts"] = torch.tensor([self._temporal / self._metadata(film).sampled_fps])
         return {name: value.to(self.model.device) for name, value in inputs.items()}
-
-    def text(self, ids: Tensor) -> str:
-        """The generated ids as text."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     @property
     def _temporal(self) -> int:

@@ -1,4 +1,4 @@
-"""Small models of the families of Qwen-VL and GLM-V with random weights, for `fastvid run --random-weights`."""
+"""Small models of other families than LLaVA-OneVision with random weights, for `fastvid run --random-weights`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from fastvid_kernels.cli.models.chat import ASCII, RANDOM_WEIGHTS_NOTE
 from fastvid_kernels.cli.models.glm import Glm
+from fastvid_kernels.cli.models.next_video import NextVideo
 from fastvid_kernels.cli.models.qwen import Qwen
 
 _TEXT_SMALL: dict[str, Any] = {
@@ -44,11 +45,11 @@ class _Small:
         around: what the ids around a video are called in its config.
     """
 
-    chat: type[Qwen]
+    chat: type[Qwen | NextVideo]
     model_type: str
     text: dict[str, Any]
     vision: dict[str, Any]
-    around: tuple[str, str] = ("vision_start_token_id", "vision_end_token_id")
+    around: tuple[str, ...] = ("vision_start_token_id", "vision_end_token_id")
 
 
 ARCHITECTURES = {
@@ -71,15 +72,30 @@ ARCHITECTURES = {
         vision={"patch_size": 14, "image_size": 336},
         around=("video_start_token_id", "video_end_token_id"),
     ),
+    "llava-next-video": _Small(
+        NextVideo,
+        "llava_next_video",
+        text={"model_type": "llama"},
+        # The widths of `_VISION_SMALL`, by the names that CLIP gives them.
+        vision={
+            "model_type": "clip_vision_model",
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "patch_size": 14,
+            "image_size": 336,
+        },
+        around=(),
+    ),
 }
 
 
-def randomly_weighted(architecture: str, device: torch.device, dtype: torch.dtype) -> Qwen:
+def randomly_weighted(architecture: str, device: torch.device, dtype: torch.dtype) -> Qwen | NextVideo:
     """A small model with random weights and a byte tokenizer; `architecture` is one of `ARCHITECTURES`."""
     from transformers import AutoConfig, AutoModelForImageTextToText, ByT5Tokenizer
 
     small = ARCHITECTURES[architecture]
-    marks = list(small.chat.marks)
+    names = ("video_token_id", "image_token_id", *small.around)
+    marks = list(small.chat.marks[: len(names)])
     tokenizer = ByT5Tokenizer(extra_ids=0)
     tokenizer.add_tokens(marks, special_tokens=True)
     ids: Any = tokenizer.convert_tokens_to_ids(marks)
@@ -88,7 +104,7 @@ def randomly_weighted(architecture: str, device: torch.device, dtype: torch.dtyp
         text_config=_TEXT_SMALL | small.text,
         vision_config=_VISION_SMALL | small.vision,
         tie_word_embeddings=False,
-        **dict(zip((*small.around, "video_token_id", "image_token_id"), ids, strict=True)),
+        **dict(zip(names, ids, strict=True)),
     )
     torch.manual_seed(0)
     from_config: Any = AutoModelForImageTextToText.from_config
@@ -100,7 +116,7 @@ def randomly_weighted(architecture: str, device: torch.device, dtype: torch.dtyp
         model=model.eval(),
         tokenizer=tokenizer,
         chat_template=None,
-        image_processor=small.chat.new_image_processor(small.vision["patch_size"]),
+        image_processor=small.chat.new_image_processor(small.vision),
         generation={"suppress_tokens": no_letters, "eos_token_id": None, "pad_token_id": 0},
         note=RANDOM_WEIGHTS_NOTE,
     )
