@@ -3,7 +3,7 @@
 Changes to the instance, all undone by `FastVidHandle.remove`:
 
 - `model.model.get_video_features` marks the dropped tokens; placeholders and their number do not change;
-- two hooks on the last block of `visual`, or on what replaces it later, score the tokens;
+- hooks on the last block of `visual`, or on what replaces it later, score the tokens;
 - the hooks of `PrunedDecoder` are registered on the language model;
 - `model.create_masks_for_generate` leaves masks of static caches to the decoder: its hooks know what the cache holds.
 
@@ -29,6 +29,7 @@ from fastvid_kernels.adapters.pruner import Video, VideoPruner
 from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.adapters.stopwatch import part_of_pruning
 from fastvid_kernels.adapters.tower import BlockScorer, Grid, TowerAttention
+from fastvid_kernels.adapters.versions import OLDEST
 from fastvid_kernels.adapters.versions import check_transformers as check_version
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, TOWER_ATTENTION
@@ -63,10 +64,12 @@ class Family:
     Attributes:
         grids: the argument of `get_video_features` with the number of frames, patch rows and patch columns of videos.
         order: gives the token order of the tower's last block: the row-by-row index of each token, None if equal.
+        oldest: the oldest version of transformers whose class has the parts that the adapter knows.
     """
 
     grids: str = "video_grid_thw"
     order: Callable[[Any, Tensor], Tensor | None] = in_rows
+    oldest: str = OLDEST
 
 
 MODELS = {
@@ -79,6 +82,8 @@ MODELS = {
     "Glm4vForConditionalGeneration": Family(),
     "Glm4vMoeForConditionalGeneration": Family(),
     "Glm46VForConditionalGeneration": Family(),
+    "Qwen2_5OmniThinkerForConditionalGeneration": Family(order=in_windows, oldest="5.23"),
+    "Qwen3OmniMoeThinkerForConditionalGeneration": Family(oldest="5.23"),
 }
 
 
@@ -180,11 +185,13 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
 
     Raises:
         ValueError: this adapter does not support the model's configuration, or an argument does not fit the model.
+        RuntimeError: the installed version of transformers is too old for the model.
 
     Source: the published FastVID for Qwen2.5-VL, without its hyperparameter `ignore`; SPEC section 8.
     """
-    check_is_own(model.model, "get_video_features")
     family = next(MODELS[cls.__name__] for cls in type(model).__mro__ if cls.__name__ in MODELS)
+    check_version(family.oldest)
+    check_is_own(model.model, "get_video_features")
     tower, decoder = model.model.visual, model.model.language_model
     _check_supported(model, settings)
     score = TokenScorer(_attention(settings), family, tower)

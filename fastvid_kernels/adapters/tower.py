@@ -19,8 +19,8 @@ Grid = tuple[int, int, int]
 class BlockScorer:
     """What the hooks on a block's attention do: they score tokens without storing queries or keys.
 
-    The attention has `num_heads` and a `qkv` projection, and is called with `position_embeddings`. Like `Recorder`, a
-    scorer refers to no module.
+    The attention has `num_heads`, and a projection `qkv` or two, `q` and `k`; it is called with `position_embeddings`.
+    Like `Recorder`, a scorer refers to no module.
 
     Args:
         score: computes attention from queries and keys after their rotary embedding.
@@ -36,12 +36,13 @@ class BlockScorer:
         self._patches_per_token = patches_per_token
         self._heads = 0
         self._angles: tuple[Tensor, Tensor] | None = None
+        self._queries: Tensor | None = None
         self.grids: Sequence[Grid] = ()
         self.scores: list[Tensor] = []
 
     def forget(self) -> None:
         """Drop what belongs to a call."""
-        self.grids, self.scores, self._angles = (), [], None
+        self.grids, self.scores, self._angles, self._queries = (), [], None, None
 
     def before_attention(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook before the attention: keep the angles of the rotary embedding."""
@@ -49,8 +50,20 @@ class BlockScorer:
             self._angles = kwargs["position_embeddings"]
             self._heads = module.num_heads
 
+    def after_query(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Hook after a projection that gives queries alone: keep them."""
+        if self.grids:
+            self._queries = output.detach()
+
+    def after_key(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Hook after a projection that gives keys alone: score the videos."""
+        if self.grids:
+            assert self._queries is not None, "the block projects queries before keys"
+            self.after_projection(module, args, torch.cat([self._queries, output.detach()], dim=-1))
+            self._queries = None
+
     def after_projection(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """Hook after the projection: score the videos."""
+        """Hook after a projection that gives queries, keys, and maybe values, one after the other: score the videos."""
         if not self.grids:
             return
         assert self._angles is not None, "the block's attention embeds positions"
@@ -60,10 +73,10 @@ class BlockScorer:
             self.scores = [self._video(*one) for one in zip(self.grids, *parts, strict=True)]
 
     def _video(self, grid: Grid, projected: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        frames = grid[0]
-        qkv = projected.view(frames, -1, 3, self._heads, cos.shape[-1])
+        frames, rows, columns = grid
+        parts = projected.view(frames, rows * columns, -1, self._heads, cos.shape[-1])
         cos, sin = (angles.view(frames, -1, angles.shape[-1]) for angles in (cos, sin))
-        queries, keys = (rotated(qkv[:, :, number], cos, sin) for number in (0, 1))
+        queries, keys = (rotated(parts[:, :, number], cos, sin) for number in (0, 1))
         return self._score(queries, keys, self._patches_per_token)
 
 
@@ -73,9 +86,12 @@ class TowerAttention:
     def __init__(self, tower: Any, scorer: BlockScorer) -> None:
         attention = f"blocks.{len(tower.blocks) - 1}.attn"
         self._scorer = scorer
+        projections: dict[str, Any] = {"qkv": scorer.after_projection}
+        if not hasattr(tower.blocks[-1].attn, "qkv"):
+            projections = {"q": scorer.after_query, "k": scorer.after_key}
         self._hooks = (
             ChildHook(tower, attention, scorer.before_attention, before=True),
-            ChildHook(tower, f"{attention}.qkv", scorer.after_projection),
+            *(ChildHook(tower, f"{attention}.{name}", hook) for name, hook in projections.items()),
         )
 
     def attach(self) -> tuple[ChildHook, ...]:

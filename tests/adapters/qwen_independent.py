@@ -42,7 +42,11 @@ def queries_and_keys(model: Any, clip: Clip) -> tuple[Tensor, Tensor]:
     hook.remove()
     args, kwargs = seen[0]
     hidden = args[0] if args else kwargs["hidden_states"]
-    queries, keys, _ = attention.qkv(hidden).reshape(len(hidden), 3, attention.num_heads, -1).unbind(1)
+    if hasattr(attention, "qkv"):
+        queries, keys, _ = attention.qkv(hidden).reshape(len(hidden), 3, attention.num_heads, -1).unbind(1)
+    else:
+        heads = (len(hidden), attention.num_heads, -1)
+        queries, keys = (one(hidden).reshape(heads) for one in (attention.q, attention.k))
     rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision
     queries, keys = rotate(queries, keys, *kwargs["position_embeddings"])
     return queries.unflatten(0, (clip.grid[0], -1)), keys.unflatten(0, (clip.grid[0], -1))
@@ -99,7 +103,9 @@ def positions(kind: Kind, prompt: Prompt) -> Tensor:
                 (at + frame * kind.seconds, at + row, at + column) for row in range(rows) for column in range(columns)
             ]
         place += frames * rows * columns
-        at += max(rows, columns)
+        # Where the model is told the time, what follows a video also follows its last frame in time.
+        last = (frames - 1) * kind.seconds if kind.frame_seconds else 0
+        at += max(rows, columns, last + 1)
     return torch.tensor(found).T
 
 

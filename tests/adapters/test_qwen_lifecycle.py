@@ -43,7 +43,8 @@ def test_remove_leaves_nothing(kind: str) -> None:
 
 def test_every_class_of_the_table_is_tested(kind: str) -> None:
     assert type(tiny_qwen.model(kind)).__name__ in qwen_vl.MODELS
-    assert len(tiny_qwen.KINDS) == len(qwen_vl.MODELS)
+    tested = {f"{own.prefix}ForConditionalGeneration" for own in tiny_qwen.KINDS.values()}
+    assert {name for name in qwen_vl.MODELS if tiny_qwen.HAS_OMNI or "Omni" not in name} == tested
 
 
 @pytest.mark.parametrize("kind", qwen_case.MAIN)
@@ -138,7 +139,7 @@ class TestOtherScores:
 class TestRefusals:
     def test_a_model_that_is_in_no_table(self) -> None:
         transformers = tiny.transformers
-        for name in ("Qwen2_5OmniThinkerForConditionalGeneration", "Gemma4ForConditionalGeneration"):
+        for name in ("VideoLlama3ForConditionalGeneration", "Gemma4ForConditionalGeneration"):
             with torch.device("meta"):
                 config = getattr(transformers, name).config_class()
                 model = getattr(transformers, name)(config)

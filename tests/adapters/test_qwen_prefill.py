@@ -150,6 +150,7 @@ def test_a_video_of_one_frame(case: Case) -> None:
         [*before, *placeholders, *after],
         [*[0] * len(before), *[2] * len(placeholders), *[0] * len(after)],
         videos=(clip,),
+        frame_seconds=kind.frame_seconds,
     )
     assert ids.images, "the helper takes it for an image"
     case.check_row(case.model(**inputs_of(prompt)).logits[0], prompt)

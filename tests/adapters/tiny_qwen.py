@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import Tensor
 
 from tests.adapters.tiny import PAD, spread, transformers
 
 WORDS, START, END, VIDEO, IMAGE, VOCABULARY = 100, 117, 118, 120, 121, 128
+AUDIO, AUDIO_START, AUDIO_END = 122, 115, 116
 MERGE, PATCH, FRAMES_A_PATCH = 2, 4, 2
 HYPERPARAMETERS: dict[str, Any] = {"min_segments": 3, "tau": 0.5}
 # Frames, rows and columns of patches: neither square, nor of an even number of windows (2 x 2 tokens).
@@ -70,6 +72,8 @@ class Kind:
         seconds: positions in time between two frames.
         window: side of the tower's windows, in tokens.
         marks: ids around videos.
+        audio: settings of the encoder of sound, if there is one.
+        frame_seconds: time between two frames, if the model is told; 25 positions are a second.
     """
 
     prefix: str
@@ -80,6 +84,8 @@ class Kind:
     seconds: int = 1
     window: int | None = None
     marks: dict[str, int] = field(default_factory=lambda: {"vision_start_token_id": START, "vision_end_token_id": END})
+    audio: dict[str, Any] | None = None
+    frame_seconds: float | None = None
 
 
 _INTERLEAVED = {"rope_parameters": _ROPE | {"mrope_interleaved": True}}
@@ -91,6 +97,21 @@ _GLM: dict[str, Any] = {
     "timestamps": True,
     "placeholder": IMAGE,
     "marks": {"video_start_token_id": START, "video_end_token_id": END},
+}
+_AUDIO = {
+    "d_model": 16,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "num_mel_bins": 8,
+    "output_dim": 48,
+}
+_OMNI_MARKS = {
+    "vision_start_token_id": START,
+    "vision_end_token_id": END,
+    "audio_token_id": AUDIO,
+    "audio_start_token_id": AUDIO_START,
+    "audio_end_token_id": AUDIO_END,
 }
 KINDS = {
     "qwen2": Kind("Qwen2VL", vision={"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2}),
@@ -110,6 +131,29 @@ KINDS = {
     "glm4.5-moe": Kind("Glm4vMoe", text=_GLM_TEXT | _GLM_MOE, **_GLM),
     "glm4.6": Kind("Glm46V", text=_GLM_TEXT, **_GLM),
 }
+# Before, the parts of these models lay elsewhere.
+HAS_OMNI = Version(transformers.__version__) >= Version("5.23")
+if HAS_OMNI:
+    KINDS |= {
+        "qwen2.5-omni": Kind(
+            "Qwen2_5OmniThinker",
+            vision={"window_size": 2 * MERGE * PATCH, "fullatt_block_indexes": [1, 2]},
+            window=2,
+            marks=_OMNI_MARKS,
+            audio=_AUDIO | {"n_window": 4, "max_source_positions": 64},
+            seconds=10,
+            frame_seconds=0.4,
+        ),
+        "qwen3-omni": Kind(
+            "Qwen3OmniMoeThinker",
+            text=_INTERLEAVED | _MOE,
+            vision=_DEEPSTACK,
+            marks=_OMNI_MARKS,
+            audio=_AUDIO | {"downsample_hidden_size": 8},
+            seconds=10,
+            frame_seconds=0.4,
+        ),
+    }
 
 
 def model(kind: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0, **text: Any) -> Any:
@@ -124,6 +168,7 @@ def model(kind: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32
         video_token_id=VIDEO,
         tie_word_embeddings=False,
         **own.marks,
+        **({} if own.audio is None else {"audio_config": own.audio}),
     )
     torch.manual_seed(seed)
     built = getattr(transformers, f"{own.prefix}ForConditionalGeneration")(config)
@@ -169,18 +214,26 @@ def words(seed: int, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A row: its ids, which of them are text (0), image (1) or video (2), and what the placeholders stand for."""
+    """A row: its ids, which of them are text (0), image (1) or video (2), and what the placeholders stand for.
+
+    `frame_seconds` is as in `Kind`.
+    """
 
     ids: list[int]
     types: list[int]
     videos: tuple[Clip, ...] = ()
     images: tuple[Clip, ...] = ()
+    frame_seconds: float | None = None
 
     def then(self, *parts: Any, kind: str) -> Prompt:
         """The row continued."""
         more = prompt(kind, *parts)
         return Prompt(
-            self.ids + more.ids, self.types + more.types, self.videos + more.videos, self.images + more.images
+            self.ids + more.ids,
+            self.types + more.types,
+            self.videos + more.videos,
+            self.images + more.images,
+            self.frame_seconds,
         )
 
     def only_after(self, first: Prompt) -> Prompt:
@@ -190,11 +243,12 @@ class Prompt:
             self.types[len(first.types) :],
             self.videos[len(first.videos) :],
             self.images[len(first.images) :],
+            self.frame_seconds,
         )
 
     def without_last(self, count: int) -> Prompt:
         """The row without its last words."""
-        return Prompt(self.ids[:-count], self.types[:-count], self.videos, self.images)
+        return Prompt(self.ids[:-count], self.types[:-count], self.videos, self.images, self.frame_seconds)
 
 
 def prompt(kind: str, *parts: Any) -> Prompt:
@@ -216,7 +270,7 @@ def prompt(kind: str, *parts: Any) -> Prompt:
             placeholder = IMAGE if is_image else own.placeholder
             ids += [*stamp, START, *[placeholder] * per_group, END]
             types += [*[0] * len(stamp), 0, *[1 if is_image else 2] * per_group, 0]
-    return Prompt(ids, types, tuple(videos), tuple(images))
+    return Prompt(ids, types, tuple(videos), tuple(images), own.frame_seconds)
 
 
 def inputs_of(*prompts: Prompt, side: str = "left") -> dict[str, Tensor]:
@@ -234,8 +288,12 @@ def inputs_of(*prompts: Prompt, side: str = "left") -> dict[str, Tensor]:
     inputs = {
         "input_ids": padded([one.ids for one in prompts], PAD),
         "attention_mask": padded([[1] * len(one.ids) for one in prompts], 0),
-        "mm_token_type_ids": padded([one.types for one in prompts], 0),
     }
+    if prompts[0].frame_seconds is None:
+        inputs["mm_token_type_ids"] = padded([one.types for one in prompts], 0)
+    else:
+        videos = sum(len(one.videos) for one in prompts)
+        inputs["video_second_per_grid"] = torch.full((videos,), prompts[0].frame_seconds)
     for name, grid_name, clips in (
         ("pixel_values_videos", "video_grid_thw", [clip for one in prompts for clip in one.videos]),
         ("pixel_values", "image_grid_thw", [clip for one in prompts for clip in one.images]),
