@@ -153,5 +153,8 @@ def _adapter_of(model: nn.Module) -> ModuleType:
             if package == adapter.PACKAGE and cls.__name__ in adapter.MODELS:
                 adapter.check_version()
                 return adapter
-    supported = "; ".join(f"{adapter.PACKAGE}'s {', '.join(adapter.MODELS)}" for adapter in _ADAPTERS)
+    names: dict[str, list[str]] = {}
+    for adapter in _ADAPTERS:
+        names.setdefault(adapter.PACKAGE, []).extend(adapter.MODELS)
+    supported = "; ".join(f"{', '.join(own)} of {package}" for package, own in names.items())
     raise TypeError(f"model must be one of {supported}, and not a wrapper around one, got {type(model).__name__}")
