@@ -127,7 +127,7 @@ def test_another_model_of_llava(llava: Any) -> None:
         pass
 
     LlavaMistralForCausalLM.__module__ = llava.__name__
-    with pytest.raises(TypeError, match="llava's LlavaQwenForCausalLM"):
+    with pytest.raises(TypeError, match="LlavaQwenForCausalLM of llava"):
         apply_fastvid(LlavaMistralForCausalLM())
 
 
