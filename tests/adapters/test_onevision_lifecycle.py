@@ -231,7 +231,7 @@ def test_accelerate_s_hooks_and_ours_get_along(dispatched: Any, siglip_directory
 
 class TestRefusals:
     def test_an_unsupported_model(self) -> None:
-        with pytest.raises(TypeError, match=r"LlavaOnevisionForConditionalGeneration, .* of transformers; .*got Linear"):
+        with pytest.raises(TypeError, match=r"LlavaOnevisionFor.*, LlavaNextVideoFor.* of transformers; .*got Linear"):
             apply_fastvid(nn.Linear(1, 1))
 
     def test_a_wrapper(self, model: Any, siglip_directory: Any) -> None:
