@@ -18,21 +18,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 # Like `torch.compiler.disable`, but importing it does not import the compiler.
 from torch._compile import _disable_dynamo
 
+from fastvid_kernels.adapters.cls_token import ClsAttention
 from fastvid_kernels.adapters.decoder import PrunedDecoder, check_language_model, masks_for_pruned_decoder
 from fastvid_kernels.adapters.handle import FastVidHandle, check_is_own, check_named
-from fastvid_kernels.adapters.hooks import ChildHook
-from fastvid_kernels.adapters.pruner import Video, VideoPruner
+from fastvid_kernels.adapters.pruner import Video, VideoPruner, joined
 from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.adapters.stopwatch import part_of_pruning
 from fastvid_kernels.adapters.versions import check_transformers as check_version
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.validation import check_keeps_some
-from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, cls_attention, pool_to_grid, pooled_grid
+from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, pool_to_grid, pooled_grid
 
 __all__ = ["DEFAULTS", "MODELS", "PACKAGE", "check_version", "patch"]
 
@@ -42,85 +42,6 @@ DEFAULTS = PruneConfig()
 DEFAULT_ATTENTION = "cls"
 # Arguments of `get_video_features` that would change what the tokens are made of.
 _FIXED = ("vision_feature_layer", "vision_feature_select_strategy")
-
-
-class ClsRecorder:
-    """What the hooks on a block's projections do: they compute what [CLS] attends to, and store no keys.
-
-    Like `Recorder`, it refers to no module.
-
-    Args:
-        num_heads: heads of the block's attention.
-
-    Attributes:
-        attention: float32 `[F, P]`, once both projections have run.
-    """
-
-    def __init__(self, num_heads: int) -> None:
-        self._num_heads = num_heads
-        self._recording = False
-        self._query: Tensor | None = None
-        self.attention: Tensor | None = None
-
-    def start(self) -> None:
-        """Start recording."""
-        self._recording, self._query, self.attention = True, None, None
-
-    def forget(self) -> None:
-        """Stop recording, and drop what was recorded."""
-        self._recording, self._query, self.attention = False, None, None
-
-    def after_query(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """Hook after the query projection `[F, 1 + P, H]`: keep the query of [CLS]."""
-        if self._recording:
-            self._query = output[:, 0].detach().clone()
-
-    def after_key(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """Hook after the key projection `[F, 1 + P, H]`: compute the attention."""
-        if not self._recording:
-            return
-        assert self._query is not None, "CLIP projects queries before keys"
-        with part_of_pruning(output.device), torch.no_grad():
-            self.attention = cls_attention(self._query, output, self._num_heads)
-
-
-class ClsAttention:
-    """What [CLS] attends to in a block of a CLIP tower.
-
-    Args:
-        model: the module that has the `vision_tower`.
-        layer: the number of the block.
-        num_heads: its heads.
-    """
-
-    def __init__(self, model: nn.Module, layer: int, num_heads: int) -> None:
-        block = f"vision_tower.encoder.layers.{layer}.self_attn"
-        self._recorder = ClsRecorder(num_heads)
-        self._hooks = (
-            ChildHook(model, f"{block}.q_proj", self._recorder.after_query),
-            ChildHook(model, f"{block}.k_proj", self._recorder.after_key),
-        )
-
-    def attach(self) -> tuple[ChildHook, ...]:
-        """Register the hooks, or move them to modules that have replaced others."""
-        for hook in self._hooks:
-            hook.follow()
-        return self._hooks
-
-    def of(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
-        """Call `run`; return its result, and the attention `[F, P]` of the frames that went through the tower."""
-        self.attach()
-        self._recorder.start()
-        try:
-            result = run(*args, **kwargs)
-            if self._recorder.attention is None:
-                raise RuntimeError(
-                    "the blocks of the vision tower must run as modules of their own where video tokens are pruned: "
-                    "compile the whole model, not its tower"
-                )
-            return result, self._recorder.attention
-        finally:
-            self._recorder.forget()
 
 
 class TokenScorer:
@@ -197,21 +118,14 @@ class MarkedVideoFeatures:
         outputs, attention, features = self._score(self._original, *args, **kwargs)
         with part_of_pruning(attention.device):
             attention = self._pool(attention)
-        # A tensor of videos, or on transformers 5.17 a tuple of them; tokens of all frames in one dimension, or in two.
         pooled = outputs.pooler_output
-        tokens = [one.reshape(-1, attention.shape[1], one.shape[-1]) for one in pooled]
-        lengths = [len(one) for one in tokens]
-        videos = [
-            Video(one, own.to(one.device), None if state is None else state.to(one.device))
-            for one, own, state in zip(
-                tokens,
-                attention.split(lengths),
-                [None] * len(tokens) if features is None else features.split(lengths),
-                strict=True,
-            )
-        ]
-        marked = [one.reshape(like.shape) for one, like in zip(self._pruner(videos), pooled, strict=True)]
-        outputs.pooler_output = torch.stack(marked) if isinstance(pooled, Tensor) else tuple(marked)
+        # transformers 5.17 gives a tuple of videos, later versions a tensor.
+        flat = pooled if isinstance(pooled, Tensor) else torch.cat(pooled)
+        tokens = flat.reshape(-1, attention.shape[1], flat.shape[-1])
+        attention = attention.to(tokens.device)
+        video = Video(tokens, attention, None if features is None else features.to(tokens.device))
+        marked = self._pruner(video.split(len(pooled)))
+        outputs.pooler_output = joined(marked).reshape(flat.shape) if flat is pooled else tuple(marked)
         return outputs
 
     def _check_fixed(self, given: dict[str, Any]) -> None:
