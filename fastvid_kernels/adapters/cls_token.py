@@ -58,20 +58,32 @@ class ClsAttention:
 
     Args:
         model: the module that has the `vision_tower`.
-        layer: the number of the block.
-        num_heads: its heads.
+        layer: the tower's hidden states that the model's tokens are made of, as `vision_feature_layer` counts them.
     """
 
-    def __init__(self, model: nn.Module, layer: int, num_heads: int) -> None:
-        block = f"vision_tower.encoder.layers.{layer}.self_attn"
-        self._recorder = ClsRecorder(num_heads)
+    def __init__(self, model: Any, layer: int) -> None:
+        self._model = model
+        self._shape = self._tower_shape()
+        layers, heads = self._shape
+        # Hidden states 0 enter the first block; from the end, they are counted as blocks are.
+        block = f"vision_tower.encoder.layers.{layer - 1 if layer > 0 else layers + layer}.self_attn"
+        self._recorder = ClsRecorder(heads)
         self._hooks = (
             ChildHook(model, f"{block}.q_proj", self._recorder.after_query),
             ChildHook(model, f"{block}.k_proj", self._recorder.after_key),
         )
 
     def attach(self) -> tuple[ChildHook, ...]:
-        """Register the hooks, or move them to modules that have replaced others."""
+        """Register the hooks, or move them to modules that have replaced others.
+
+        Raises:
+            RuntimeError: the tower was replaced by one of another shape.
+        """
+        if self._tower_shape() != self._shape:
+            raise RuntimeError(
+                "the vision tower was replaced by one of another shape after apply_fastvid: call "
+                "model.fastvid_handle.remove() and apply_fastvid again"
+            )
         for hook in self._hooks:
             hook.follow()
         return self._hooks
@@ -90,3 +102,8 @@ class ClsAttention:
             return result, self._recorder.attention
         finally:
             self._recorder.forget()
+
+    def _tower_shape(self) -> tuple[int, int]:
+        """Numbers of layers and heads."""
+        layers = self._model.vision_tower.encoder.layers
+        return len(layers), int(layers[0].self_attn.num_heads)

@@ -14,6 +14,7 @@ channels are all -inf (`mark_dropped`), so the choice travels with the embedding
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,10 @@ from torch.utils.hooks import RemovableHandle
 from fastvid_kernels.adapters.cache import PrunedEntries, as_cache, pruned_part, remember, set_counting_entries
 from fastvid_kernels.adapters.versions import cache_name, cache_of
 
+# Outputs that cannot be had where tokens are dropped, and why.
+_NOT_WHERE_PRUNED = {
+    "output_router_logits": "the auxiliary loss would weigh the tokens that were dropped: leave it out of the loss",
+}
 # Layers that depend on the whole past: by attention, or through a recurrent state.
 _WHOLE_PAST = ("full_attention", "linear_attention")
 
@@ -102,9 +107,15 @@ class _Gathered:
 
 
 class PrunedDecoder:
-    """The hooks of one language model, and the state they share during a call."""
+    """The hooks of one language model, and the state they share during a call.
 
-    def __init__(self, language_model: nn.Module) -> None:
+    Args:
+        language_model: the language model.
+        refused: arguments that must be false in calls in which tokens are dropped, and why.
+    """
+
+    def __init__(self, language_model: nn.Module, refused: Mapping[str, str] | None = None) -> None:
+        self._refused = {**_NOT_WHERE_PRUNED, **(refused or {})}
         self._language_model = self._wrapper = language_model
         self._rotary_embedding: Any = language_model.rotary_emb
         self._is_recurrent = "linear_attention" in (getattr(language_model.config, "layer_types", None) or ())
@@ -178,6 +189,7 @@ class PrunedDecoder:
         past_real = _past_real(past, mask, batch, entries, length)
         own_real = None if mask is None else mask[:, -length:]
         if gathered is not None:
+            self._check_outputs(kwargs)
             source, real = gathered.source, gathered.real
             embeds = inputs[_row_of(source), source]
             kwargs["inputs_embeds"] = embeds.masked_fill(~real[..., None], 0)
@@ -225,6 +237,11 @@ class PrunedDecoder:
             everywhere.index_put_((_row_of(place).to(hidden.device), place.to(hidden.device)), states)
         output.last_hidden_state = everywhere
         return output
+
+    def _check_outputs(self, kwargs: dict[str, Any]) -> None:
+        for name, reason in self._refused.items():
+            if kwargs.get(name):
+                raise ValueError(f"{name} must be False where video tokens are pruned, got {kwargs[name]}: {reason}")
 
     def _positional(self) -> tuple[str, ...]:
         """Names of a language model's first parameters, in order."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -32,6 +34,7 @@ class FastVidHandle:
         self._hooks: list[RemovableHandle | ChildHook] = []
         self._attributes: list[tuple[nn.Module, str]] = []
         self.set_attribute(model, _ATTRIBUTE, self)
+        forget_compiled_code()
 
     @classmethod
     @contextmanager
@@ -66,6 +69,8 @@ class FastVidHandle:
         remove_copies(self.model, numbers)
         for owner, name in self._attributes:
             owner.__dict__.pop(name, None)
+        if self._attributes:
+            forget_compiled_code()
         self._hooks, self._attributes = [], []
 
     def __enter__(self) -> FastVidHandle:
@@ -75,6 +80,15 @@ class FastVidHandle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
+
+
+def forget_compiled_code() -> None:
+    """Have whatever torch.compile compiled in this process compiled anew, when it is next called.
+
+    Compiled code does not check which hooks a module has: that of a model would go on as it was when it was compiled.
+    """
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def check_is_own(owner: nn.Module, name: str) -> None:

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT-Video of transformers, whose CLIP tower has a [CLS] token: its attention is the published method's.
+"""LLaVA-NeXT-Video of transformers, whose CLIP tower has a [CLS] token, so that no SigLIP head is needed.
 
 Changes to the instance, all undone by `FastVidHandle.remove`:
 
@@ -60,14 +60,9 @@ class TokenScorer:
         if name not in (DEFAULT_ATTENTION, *ATTENTION_SUBSTITUTES):
             known = ", ".join(map(repr, (DEFAULT_ATTENTION, *ATTENTION_SUBSTITUTES)))
             raise ValueError(f"attention must be one of {known} for this model, got {name!r}")
-        vision = model.config.vision_config
         self._layer = layer
         self._substitute = ATTENTION_SUBSTITUTES.get(name)
-        # Hidden states 0 enter the first block; from the end, they are counted as blocks are.
-        block = layer - 1 if layer > 0 else vision.num_hidden_layers + layer
-        self.of_tower = None
-        if self._substitute is None:
-            self.of_tower = ClsAttention(model, block, vision.num_attention_heads)
+        self.of_tower = ClsAttention(model, layer) if self._substitute is None else None
 
     def __call__(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Tensor, Tensor | None]:
         """Call `run`, the model's `get_video_features`.
@@ -96,6 +91,7 @@ class MarkedVideoFeatures:
         original: Any,
         score: TokenScorer,
         pool: Callable[[Tensor], Tensor],
+        patches: int,
         pruner: VideoPruner,
         decoder: PrunedDecoder,
         fixed: dict[str, Any],
@@ -103,6 +99,7 @@ class MarkedVideoFeatures:
         self._original = original
         self._score = score
         self._pool = pool
+        self._patches = patches
         self._pruner = pruner
         self._decoder = decoder
         self._fixed = fixed
@@ -116,6 +113,11 @@ class MarkedVideoFeatures:
         self._check_fixed(self.__signature__.bind(*args, **kwargs).arguments)
         self._decoder.check_is_in_place(self._original.__self__.language_model)
         outputs, attention, features = self._score(self._original, *args, **kwargs)
+        if attention.shape[1] != self._patches:
+            raise ValueError(
+                f"pixel_values_videos must have frames of {self._patches} patches, the size that the model was made "
+                f"for, where video tokens are pruned, got {attention.shape[1]}"
+            )
         with part_of_pruning(attention.device):
             attention = self._pool(attention)
         pooled = outputs.pooler_output
@@ -132,9 +134,24 @@ class MarkedVideoFeatures:
         for name, value in self._fixed.items():
             if given.get(name) not in (None, value):
                 raise ValueError(
-                    f"{name} must be {value!r}, as in the model's configuration, where video tokens are pruned, got "
+                    f"{name} must be {value!r}, as when apply_fastvid was called, where video tokens are pruned, got "
                     f"{given[name]!r}"
                 )
+
+
+def tokens_per_frame(config: Any) -> int:
+    """How many tokens a model with this configuration has for a frame, after pooling.
+
+    Raises:
+        ValueError: its pooling is not one that attention can be pooled by.
+    """
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    mode, stride = config.spatial_pool_mode, config.spatial_pool_stride
+    if mode not in ("average", "max"):
+        raise ValueError(f"spatial_pool_mode of the model must be average or max, got {mode!r}")
+    if not 1 <= stride <= side:
+        raise ValueError(f"spatial_pool_stride of the model must be from 1 to {side}, its patches a row, got {stride}")
+    return math.prod(pooled_grid((side, side), mode, stride))
 
 
 def patch(model: Any, settings: Settings) -> FastVidHandle:
@@ -151,16 +168,15 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
     check_is_own(model.model, "get_video_features")
     _check_supported(model, settings)
     config, vision = model.config, model.config.vision_config
-    side = vision.image_size // vision.patch_size
-    pooling = {"mode": config.spatial_pool_mode, "stride": config.spatial_pool_stride}
-    check_keeps_some(math.prod(pooled_grid((side, side), **pooling)), settings.config)
+    check_keeps_some(tokens_per_frame(config), settings.config)
     name = settings.attention or (DEFAULT_ATTENTION if settings.use_attention else "uniform")
     score = TokenScorer(model.model, name, config.vision_feature_layer)
-    pool = partial(pool_to_grid, grid=(side, side), **pooling)
+    side = vision.image_size // vision.patch_size
+    pool = partial(pool_to_grid, grid=(side, side), mode=config.spatial_pool_mode, stride=config.spatial_pool_stride)
     pruned = PrunedDecoder(model.model.language_model)
     fixed = {name: getattr(config, name) for name in _FIXED}
     original = model.model.get_video_features
-    features = MarkedVideoFeatures(original, score, pool, VideoPruner.of(settings), pruned, fixed)
+    features = MarkedVideoFeatures(original, score, pool, side**2, VideoPruner.of(settings), pruned, fixed)
 
     with FastVidHandle.undone_on_error(model, settings.config) as handle:
         handle.set_attribute(model.model, "get_video_features", features)
@@ -191,6 +207,4 @@ def _check_supported(model: Any, settings: Settings) -> None:
             "vision_feature_select_strategy of the model must be 'default', got "
             f"{config.vision_feature_select_strategy!r}"
         )
-    if config.spatial_pool_mode not in ("average", "max"):
-        raise ValueError(f"spatial_pool_mode of the model must be average or max, got {config.spatial_pool_mode!r}")
     check_language_model(model.model.language_model)

@@ -40,6 +40,12 @@ PACKAGE = "transformers"
 # As published for Qwen2.5-VL.
 DEFAULTS = PruneConfig(retention_ratio=0.27, tau=0.84)
 DEFAULT_ATTENTION = "mean_query"
+_NO_SPEECH = {
+    "output_hidden_states": (
+        "speech cannot be made of the hidden states of some tokens: give the whole model's generate "
+        'generation_mode="text"'
+    )
+}
 
 
 def in_rows(tower: Any, grids: Tensor) -> Tensor | None:
@@ -65,11 +71,13 @@ class Family:
         grids: the argument of `get_video_features` with the number of frames, patch rows and patch columns of videos.
         order: gives the token order of the tower's last block: the row-by-row index of each token, None if equal.
         oldest: the oldest version of transformers whose class has the parts that the adapter knows.
+        speaks: whether another model makes speech of the language model's hidden states, at their unpruned places.
     """
 
     grids: str = "video_grid_thw"
     order: Callable[[Any, Tensor], Tensor | None] = in_rows
     oldest: str = OLDEST
+    speaks: bool = False
 
 
 MODELS = {
@@ -82,8 +90,8 @@ MODELS = {
     "Glm4vForConditionalGeneration": Family(),
     "Glm4vMoeForConditionalGeneration": Family(),
     "Glm46VForConditionalGeneration": Family(),
-    "Qwen2_5OmniThinkerForConditionalGeneration": Family(order=in_windows, oldest="5.23"),
-    "Qwen3OmniMoeThinkerForConditionalGeneration": Family(oldest="5.23"),
+    "Qwen2_5OmniThinkerForConditionalGeneration": Family(order=in_windows, oldest="5.23", speaks=True),
+    "Qwen3OmniMoeThinkerForConditionalGeneration": Family(oldest="5.23", speaks=True),
 }
 
 
@@ -196,7 +204,7 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
     _check_supported(model, settings)
     score = TokenScorer(_attention(settings), family, tower)
     pruner = VideoPruner.of(settings)
-    pruned = PrunedDecoder(decoder)
+    pruned = PrunedDecoder(decoder, _NO_SPEECH if family.speaks else None)
     features = MarkedVideoFeatures(model.model.get_video_features, family, score, pruner, pruned)
 
     with FastVidHandle.undone_on_error(model, settings.config) as handle:

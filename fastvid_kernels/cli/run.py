@@ -28,7 +28,7 @@ class RandomWeights(StrEnum):
 def run(
     model: Annotated[
         str | None,
-        typer.Option(help="A model that apply_fastvid takes, in transformers' format: a directory or a hub id."),
+        typer.Option(help="A LLaVA, Qwen-VL or GLM-V in transformers' format: a directory or a hub id."),
     ] = None,
     random_weights: Annotated[
         RandomWeights | None, typer.Option(help="In place of --model: an architecture, with random weights.")

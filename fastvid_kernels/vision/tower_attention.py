@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastvid_kernels.eager.products import full_precision
+
 TowerScore = Callable[[Tensor, Tensor, int], Tensor]
 """Maps queries and keys `[F, P, H, d]` and the number of patches per token to attention, float32 `[F, P / patches]`."""
 
@@ -41,11 +43,12 @@ def mean_query(queries: Tensor, keys: Tensor, patches_per_token: int) -> Tensor:
 
     Source: the published FastVID for Qwen2.5-VL, which computes it in the tower's last block.
     """
-    query = queries.float().mean(dim=1)
-    token_keys = _of_tokens(keys.float(), patches_per_token)
-    scores = torch.einsum("fhd,fnhd->fhn", query, token_keys) * queries.shape[-1] ** -0.5
-    attention: Tensor = scores.softmax(dim=-1).mean(dim=1)
-    return attention
+    with full_precision(queries.device.type):
+        query = queries.float().mean(dim=1)
+        token_keys = _of_tokens(keys.float(), patches_per_token)
+        scores = torch.einsum("fhd,fnhd->fhn", query, token_keys) * queries.shape[-1] ** -0.5
+        attention: Tensor = scores.softmax(dim=-1).mean(dim=1)
+        return attention
 
 
 def received(queries: Tensor, keys: Tensor, patches_per_token: int) -> Tensor:
@@ -55,11 +58,12 @@ def received(queries: Tensor, keys: Tensor, patches_per_token: int) -> Tensor:
     """
     frames, patches, heads, _ = queries.shape
     total = torch.zeros(frames, patches, dtype=torch.float32, device=queries.device)
-    # One frame and some queries at a time, so that the whole attention matrix is never in memory.
-    for frame in range(frames):
-        own_keys = keys[frame].float().permute(1, 2, 0) * queries.shape[-1] ** -0.5
-        for some in queries[frame].float().transpose(0, 1).split(_QUERIES_AT_ONCE, dim=1):
-            total[frame] += (some @ own_keys).softmax(dim=-1).sum(dim=(0, 1))
+    with full_precision(queries.device.type):
+        # One frame and some queries at a time, so that the whole attention matrix is never in memory.
+        for frame in range(frames):
+            own_keys = keys[frame].float().permute(1, 2, 0) * queries.shape[-1] ** -0.5
+            for some in queries[frame].float().transpose(0, 1).split(_QUERIES_AT_ONCE, dim=1):
+                total[frame] += (some @ own_keys).softmax(dim=-1).sum(dim=(0, 1))
     return _of_tokens(total, patches_per_token) / (heads * patches)
 
 

@@ -228,6 +228,16 @@ def test_lora_on_the_tower_and_the_language_model(twin: Any) -> None:
         check_row(wrapped[0](**inputs_of(prompt)).logits[0], prompt, twin)
 
 
+def test_nothing_is_kept_of_a_call(patched: Any) -> None:
+    """A model that waits for its next video holds no attention of the last one."""
+    patched(**inputs_of(video_prompt(3)))
+    recorder = patched.model.get_video_features._score.of_tower._recorder
+    assert recorder.attention is None
+    tower = patched.model.vision_tower
+    tower(tiny.film(4)[0])
+    assert recorder.attention is None, "images go through the same tower, and are not scored"
+
+
 def test_a_tower_that_is_replaced(twin: Any) -> None:
     model, other = tiny_next_video.model(), copy.deepcopy(twin)
     apply_fastvid(model, **tiny.HYPERPARAMETERS)
@@ -281,13 +291,14 @@ class TestErrors:
             ({"vision_feature_layer": -5}, "vision_feature_layer .* got -5"),
             ({"vision_feature_layer": 5}, "vision_feature_layer .* got 5"),
             ({"vision_feature_select_strategy": "full"}, "must be 'default', got 'full'"),
-            ({"spatial_pool_mode": "conv"}, "must be average or max, got 'conv'"),
+            ({"spatial_pool_mode": "conv"}, "spatial_pool_mode .* must be average or max, got 'conv'"),
+            ({"spatial_pool_stride": 11}, "spatial_pool_stride .* must be from 1 to 10, .* got 11"),
             ({"vision": {**CLIP, "model_type": "siglip_vision_model"}}, "clip_vision_model, got a siglip_vision_model"),
         ],
         ids=str,
     )
     def test_configurations(self, settings: dict[str, Any], message: str) -> None:
-        model = tiny_next_video.model(**settings)
+        model = tiny_next_video.model(**settings, runs=False)
         with pytest.raises(ValueError, match=message):
             apply_fastvid(model)
         assert not hasattr(model, "fastvid_handle")
@@ -303,7 +314,7 @@ class TestErrors:
     )
     def test_other_features_in_a_call(self, patched: Any, given: dict[str, Any]) -> None:
         (name,) = given
-        with pytest.raises(ValueError, match=f"{name} must be .* as in the model's configuration"):
+        with pytest.raises(ValueError, match=f"{name} must be .* as when apply_fastvid was called"):
             patched(**inputs_of(video_prompt(3)), **given)
 
     def test_features_as_a_tuple(self, patched: Any) -> None:
@@ -315,10 +326,23 @@ class TestErrors:
         with pytest.raises(RuntimeError, match="was replaced after apply_fastvid"):
             patched(**inputs_of(video_prompt(3)))
 
-    def test_a_compiled_tower(self, patched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_compiled_tower(self) -> None:
         """A compiled tower need not run the hooks of its parts."""
-        block = patched.model.vision_tower.encoder.layers[2].self_attn
-        for one in (block.q_proj, block.k_proj):
-            monkeypatch.setattr(one, "_forward_hooks", {})
+        model = tiny_next_video.model()
+        apply_fastvid(model, **tiny.HYPERPARAMETERS)
+        model.model.vision_tower = torch.compile(model.model.vision_tower, backend="eager")
         with pytest.raises(RuntimeError, match="compile the whole model, not its tower"):
-            patched(**inputs_of(video_prompt(3)))
+            model(**inputs_of(video_prompt(3)))
+
+    @pytest.mark.parametrize("shape", [{"num_hidden_layers": 5}, {"num_attention_heads": 8}], ids=str)
+    def test_a_tower_of_another_shape(self, shape: dict[str, int]) -> None:
+        model = tiny_next_video.model()
+        apply_fastvid(model, **tiny.HYPERPARAMETERS)
+        model.model.vision_tower = tiny_next_video.model(vision=CLIP | shape).model.vision_tower
+        with pytest.raises(RuntimeError, match="replaced by one of another shape after apply_fastvid"):
+            model(**inputs_of(video_prompt(3)))
+
+    def test_frames_of_another_size(self, patched: Any) -> None:
+        frames = torch.randn(1, 2, 3, 48, 48)
+        with pytest.raises(ValueError, match=r"pixel_values_videos must have frames of 100 patches.*, got 144"):
+            patched.model.get_video_features(frames, interpolate_pos_encoding=True, return_dict=True)

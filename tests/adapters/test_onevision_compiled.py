@@ -33,6 +33,24 @@ def test_prefill(model: Any) -> None:
         torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("compiled", ["wrapped", "in place"])
+def test_a_model_that_was_compiled_and_run_before(compiled: str, siglip_directory: Any) -> None:
+    """Compiled code does not notice new hooks, nor that they are gone."""
+    model, twin = tiny.llava_onevision(), tiny.llava_onevision()
+    call = torch.compile(model, backend="eager") if compiled == "wrapped" else model
+    if compiled == "in place":
+        model.compile(backend="eager")
+    inputs = inputs_of(video_prompt(3))
+    before = call(**inputs).logits
+    for _ in range(2):
+        for patched in (model, twin):
+            apply_fastvid(patched, siglip=siglip_directory, **tiny.HYPERPARAMETERS)
+        torch.testing.assert_close(call(**inputs).logits, twin(**inputs).logits, rtol=0, atol=1e-5)
+        for patched in (model, twin):
+            patched.fastvid_handle.remove()
+        torch.testing.assert_close(call(**inputs).logits, before, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("cache", CACHES)
 def test_decoding_is_one_graph(model: Any, cache: str) -> None:
     prompt = video_prompt(3)

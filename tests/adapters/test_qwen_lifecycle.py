@@ -157,6 +157,15 @@ class TestRefusals:
         with pytest.raises(TypeError, match=r"Qwen3_5ForConditionalGeneration.*, got Qwen4Exp"):
             apply_fastvid(model)
 
+    @pytest.mark.parametrize("kind", [kind for kind in tiny_qwen.KINDS if "moe" in kind or kind == "qwen3-omni"])
+    def test_a_loss_that_weighs_dropped_tokens(self, kind: str) -> None:
+        model = tiny_qwen.model(kind)
+        apply_fastvid(model, **tiny_qwen.HYPERPARAMETERS)
+        with pytest.raises(ValueError, match=r"output_router_logits must be False .* the auxiliary loss would weigh"):
+            model(**some_inputs(kind), output_router_logits=True)
+        text = inputs_of(tiny_qwen.prompt(kind, words(1, 9)))
+        assert model(**text, output_router_logits=True).aux_loss > 0
+
     @pytest.mark.parametrize("options", [{"siglip": "google/siglip-so400m-patch14-384"}, {"attention": "siglip"}])
     def test_siglip(self, options: dict[str, Any]) -> None:
         model = tiny_qwen.model("qwen2.5")

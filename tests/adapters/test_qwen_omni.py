@@ -105,6 +105,20 @@ def test_generation(kind: str, monkeypatch: pytest.MonkeyPatch, arranged: Any) -
     case.check_generated(case.model.generate(**inputs, **GREEDY), 0, prompt, NEW)
 
 
+@needs_omni
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_states_of_which_speech_would_be_made_are_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen3-Omni's talker would take those of some tokens for those of all, without an error."""
+    case = case_of(kind, "sdpa", monkeypatch)
+    asked = GREEDY | {"output_hidden_states": True}
+    inputs = tiny_qwen.inputs_of(case.video_prompt(3))
+    with pytest.raises(ValueError, match=r'output_hidden_states must be False .* generation_mode="text"'):
+        case.model.generate(**inputs, **asked)
+    assert case.model.generate(**tiny_qwen.inputs_of(case.text(9, 30)), **asked).hidden_states
+    with torch.no_grad():
+        case.check_row(case.model(**inputs).logits[0], case.video_prompt(3))
+
+
 @pytest.mark.skipif(bool(KINDS), reason="this version has the parts where the adapter looks for them")
 def test_an_older_transformers_is_refused() -> None:
     cls = tiny.transformers.Qwen2_5OmniThinkerForConditionalGeneration

@@ -80,6 +80,18 @@ def spread(model: torch.nn.Module) -> None:
             parameter.normal_(0, 0.3 if parameter.dim() == 1 else 2 / parameter.shape[-1] ** 0.5)
 
 
+def talkative(model: Any, *prompts: dict[str, Tensor]) -> Any:
+    """A model that answers every prompt alike, changed so that its answers depend on the prompt.
+
+    What the last hidden states of some prompts have in common is taken out of the head, where it drowns the rest.
+    """
+    with torch.no_grad():
+        hidden = torch.cat([model.model(**prompt).last_hidden_state[0, -8:] for prompt in prompts])
+        common = torch.linalg.svd(hidden, full_matrices=False).Vh[:3]
+        model.lm_head.weight -= model.lm_head.weight @ common.T @ common
+    return model
+
+
 def film(seed: int, frames: int = FRAMES, videos: int = 1) -> Tensor:
     """Frames `[videos, F, 3, H, W]` in float32: shots that drift."""
     generator = torch.Generator().manual_seed(seed)

@@ -15,9 +15,17 @@ CLIP = {**tiny.VISION, "model_type": "clip_vision_model", "num_hidden_layers": 4
 
 
 def model(
-    seed: int = 0, dtype: torch.dtype = torch.float32, attention: str = "sdpa", vision: Any = CLIP, **settings: Any
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+    vision: Any = CLIP,
+    runs: bool = True,
+    **settings: Any,
 ) -> Any:
-    """`LlavaNextVideoForConditionalGeneration`, its weights spread so wide that attention is far from uniform."""
+    """`LlavaNextVideoForConditionalGeneration`, its weights spread so wide that attention is far from uniform.
+
+    It never generates a placeholder. `runs=False` is for settings with which no model runs.
+    """
     config = tiny.transformers.LlavaNextVideoConfig(
         vision_config=vision,
         text_config={**tiny.TEXT, "model_type": "llama"},
@@ -34,7 +42,11 @@ def model(
         for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
             projection.weight.data.mul_(5)
     built.set_attn_implementation(attention)
-    return built.to(dtype).eval()
+    if not runs:
+        return built
+    tiny.talkative(built.eval(), *(inputs_of(video_prompt(one)) for one in range(4)))
+    built.lm_head.weight.data[tiny.VIDEO :] = 0
+    return built.to(dtype)
 
 
 def placeholders(frames: int = tiny.FRAMES) -> list[int]:

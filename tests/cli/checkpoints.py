@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.adapters import tiny
+from tests.adapters.test_onevision_prefill import inputs_of, video_prompt
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}ask {% for part in message['content'] %}"
@@ -15,12 +16,20 @@ CHAT_TEMPLATE = (
 WORDS = ["[PAD]", "[UNK]", "ask", "answer", *(f"w{number}" for number in range(4, tiny.VIDEO)), "<video>", "<image>"]
 
 
+def llava() -> Any:
+    """`tiny.llava_onevision()`, whose answers depend on the prompt."""
+    model = tiny.llava_onevision(seed=2)
+    tiny.talkative(model, *(inputs_of(video_prompt(seed)) for seed in range(4)))
+    model.lm_head.weight.data[tiny.VIDEO :] = 0
+    return model
+
+
 def write_llava(directory: Path, *, chat_template: str = CHAT_TEMPLATE) -> Path:
-    """`tiny.llava_onevision()`, with a tokenizer of words and a chat template in the processor's file."""
+    """`llava()`, with a tokenizer of words and a chat template in the processor's file."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tiny.llava_onevision().save_pretrained(directory)
+    llava().save_pretrained(directory)
     vocabulary = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="[UNK]", pad_token="[PAD]")

@@ -70,11 +70,14 @@ def check_answers(output: str, frames: np.ndarray, ids: list[int]) -> None:
     """Both answers are those computed independently for this prompt."""
     twin = tiny_next_video.model()
     prompt = Prompt(ids, (pixels_of(frames),))
+    answers = []
     for name, ratio in (("without pruning", 1.0), ("pruned", 0.25)):
         expected, _ = independent.continued(
             twin, *tiny_next_video.embedded(twin, prompt, {"retention_ratio": ratio}), 5
         )
-        assert f"{name}: {' '.join(WORDS[token] for token in expected)}\n" in output
+        answers.append(" ".join(WORDS[token] for token in expected))
+        assert f"{name}: {answers[-1]}\n" in output
+    assert answers[0] != answers[1], "choose a model whose answer depends on the prompt"
 
 
 ASKED = [IDS[word] for word in ("w17", "w18", "w19", "answer")]
@@ -116,9 +119,16 @@ def test_random_weights() -> None:
     assert "retention 0.1;" in " ".join(result.output.split())
 
 
-def test_a_template_without_a_video_gets_one_line(tmp_path: Path) -> None:
-    checkpoint = write_next_video(tmp_path, "{{ messages[0]['content'][1]['text'] }}")
+@pytest.mark.parametrize(
+    ("template", "complaint"),
+    [
+        ("{{ messages[0]['content'][1]['text'] }}", "has no place for a video (<video>)"),
+        ("<video> and <video>", "has several places for a video (<video>)"),
+    ],
+)
+def test_a_template_without_one_place_for_a_video_gets_one_line(template: str, complaint: str, tmp_path: Path) -> None:
+    checkpoint = write_next_video(tmp_path, template)
     result = run("--model", checkpoint, "--video", "synthetic")
     assert result.exit_code == 2
-    assert "has no place for a video (<video>)" in result.stderr
+    assert complaint in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

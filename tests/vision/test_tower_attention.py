@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastvid_kernels.vision import mean_query, received, rotated, tower_attention
+from fastvid_kernels.vision import TowerScore, mean_query, received, rotated, tower_attention
 from tests.adapters import qwen_independent
 from tests.adapters.tiny_qwen import MERGE
 
@@ -35,6 +35,14 @@ def test_mean_query(dtype: torch.dtype) -> None:
     ours = mean_query(queries, keys, MERGE**2)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("score", [mean_query, received])
+def test_autocast_does_not_matter(score: TowerScore) -> None:
+    queries, keys = (3 * random(seed, 2, 24, 3, 8) for seed in (3, 4))
+    expected = score(queries, keys, MERGE**2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(score(queries, keys, MERGE**2), expected)
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 256])

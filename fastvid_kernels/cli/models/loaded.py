@@ -94,7 +94,7 @@ class Loaded:
         """The prompt of a question about a video, before and after the word that stands for the video.
 
         Raises:
-            CommandError: the chat template has no such word.
+            CommandError: the chat template has no such word, or several.
         """
         messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
         text = f"{self.marks.start}{self.marks.video}{self.marks.end}{question}"
@@ -105,6 +105,8 @@ class Loaded:
         before, found, after = text.partition(self.marks.video)
         if not found:
             raise CommandError(f"the chat template of {self.name} has no place for a video ({self.marks.video})")
+        if self.marks.video in after:
+            raise CommandError(f"the chat template of {self.name} has several places for a video ({self.marks.video})")
         return before, after
 
     def text(self, ids: Tensor) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastvid_kernels.adapters.llava_next_video import DEFAULTS
+from fastvid_kernels.adapters.llava_next_video import DEFAULTS, tokens_per_frame
 from fastvid_kernels.cli.models.chat import Film
 from fastvid_kernels.cli.models.loaded import Loaded, Marks
-from fastvid_kernels.vision import pooled_grid
 
 MODEL_TYPES = ("llava_next_video",)
 # What its video processor reads of a checkpoint's settings.
@@ -59,9 +57,7 @@ class NextVideo(Loaded):
 
     def tokens_per_frame(self, inputs: dict[str, Tensor]) -> int:
         """N, after pooling."""
-        config = self.model.config
-        side = config.vision_config.image_size // config.vision_config.patch_size
-        return math.prod(pooled_grid((side, side), config.spatial_pool_mode, config.spatial_pool_stride))
+        return tokens_per_frame(self.model.config)
 
     def frames(self, inputs: dict[str, Tensor]) -> int:
         """F."""
