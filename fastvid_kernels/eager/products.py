@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
-
-_lock = threading.Lock()
 
 
 def inner_products(x: Tensor, y: Tensor) -> Tensor:
@@ -32,24 +31,48 @@ def gram_matrix(x: Tensor) -> Tensor:
     return gram
 
 
+class _Ieee:
+    """Keeps a device's float32 products in float32 while any thread is inside; the setting belongs to the process.
+
+    Args:
+        settings: of the backend that multiplies on the device; has `fp32_precision`.
+    """
+
+    def __init__(self, settings: Any) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = ""
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = self._settings.fp32_precision
+                self._settings.fp32_precision = "ieee"
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                # What was inherited from a wider setting is inherited again.
+                self._settings.fp32_precision = "none"
+                if self._settings.fp32_precision != self._before:
+                    self._settings.fp32_precision = self._before
+
+
+_backends: Any = torch.backends
+_IEEE = {"cpu": _Ieee(_backends.mkldnn.matmul), "cuda": _Ieee(_backends.cuda.matmul)}
+
+
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
-    """Inside, autocast and TF32 are off: with the 10 bits of TF32, distances would select other anchors.
+    """Inside, autocast is off, and so are TF32 and bfloat16 for float32: distances would select other anchors.
 
-    On the CPU `inner_products` computes in float32, whatever precision the process has set for its own products.
+    A process may set these for its own products. CPUs with bfloat16 units then use them.
     """
-    with torch.autocast(device_type, enabled=False):
-        if device_type != "cuda":
-            yield
-            return
-        # The setting belongs to the process: the lock keeps two threads from restoring each other's value.
-        with _lock:
-            precision = torch.backends.cuda.matmul.fp32_precision
-            torch.backends.cuda.matmul.fp32_precision = "ieee"
-            try:
-                yield
-            finally:
-                torch.backends.cuda.matmul.fp32_precision = precision
+    with torch.autocast(device_type, enabled=False), _IEEE.get(device_type, nullcontext()):
+        yield
 
 
 def first_equal(x: Tensor) -> Tensor:
