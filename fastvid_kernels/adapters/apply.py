@@ -42,8 +42,8 @@ def apply_fastvid(
         model: from transformers, the `...ForConditionalGeneration` class of LLaVA-OneVision, LLaVA-NeXT-Video,
             Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 (the last two also as MoE), GLM-4.1V, GLM-4.5V or GLM-4.6V, and the
             `...ThinkerForConditionalGeneration` of Qwen2.5-Omni or Qwen3-Omni; from the llava package,
-            `LlavaQwenForCausalLM`. PEFT's `PeftModel` around one is accepted. Any other wrapper,
-            such as `torch.compile` or `DistributedDataParallel`, goes around the patched model.
+            `LlavaQwenForCausalLM`. PEFT's `PeftModel` around one is accepted. Any other wrapper, such as
+            `torch.compile` or `DistributedDataParallel`, goes around the patched model.
         siglip: for LLaVA-OneVision and LLaVA-Video only: the SigLIP head that gives [CLS] attention, because their own
             checkpoints lack it. A `SiglipHead`, or the directory or hub id of a full SigLIP checkpoint, of which only
             the 13 tensors of the head are read. Default: google/siglip-so400m-patch14-384.

@@ -42,6 +42,7 @@ class ClsRecorder:
     def after_query(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """Hook after the query projection `[F, 1 + P, H]`: keep the query of [CLS]."""
         if self._recording:
+            # A copy, so that the queries of the patches can be freed.
             self._query = output[:, 0].detach().clone()
 
     def after_key(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:

@@ -70,7 +70,7 @@ class Family:
     Attributes:
         grids: the argument of `get_video_features` with the number of frames, patch rows and patch columns of videos.
         order: gives the token order of the tower's last block: the row-by-row index of each token, None if equal.
-        oldest: the oldest version of transformers whose class has the parts that the adapter knows.
+        oldest: the oldest version of transformers with which the class was tested.
         speaks: whether another model makes speech of the language model's hidden states, at their unpruned places.
     """
 

@@ -131,7 +131,7 @@ KINDS = {
     "glm4.5-moe": Kind("Glm4vMoe", text=_GLM_TEXT | _GLM_MOE, **_GLM),
     "glm4.6": Kind("Glm46V", text=_GLM_TEXT, **_GLM),
 }
-# Before, the parts of these models lay elsewhere.
+# On 5.17 the parts of these models lie elsewhere; versions between were not tried.
 HAS_OMNI = Version(transformers.__version__) >= Version("5.23")
 if HAS_OMNI:
     KINDS |= {
