@@ -51,15 +51,9 @@ class TokenScorer:
         model: the module that has the `vision_tower`.
         name: the name of the score.
         layer: the model's `vision_feature_layer`: which hidden states its tokens are made of.
-
-    Raises:
-        ValueError: there is no score of that name.
     """
 
     def __init__(self, model: Any, name: str, layer: int) -> None:
-        if name not in (DEFAULT_ATTENTION, *ATTENTION_SUBSTITUTES):
-            known = ", ".join(map(repr, (DEFAULT_ATTENTION, *ATTENTION_SUBSTITUTES)))
-            raise ValueError(f"attention must be one of {known} for this model, got {name!r}")
         self._layer = layer
         self._substitute = ATTENTION_SUBSTITUTES.get(name)
         self.of_tower = ClsAttention(model, layer) if self._substitute is None else None
@@ -139,13 +133,18 @@ class MarkedVideoFeatures:
                 )
 
 
+def patches_a_row(config: Any) -> int:
+    """How many patches the tower of a model with this configuration has in a row, and in a column."""
+    return int(config.vision_config.image_size // config.vision_config.patch_size)
+
+
 def tokens_per_frame(config: Any) -> int:
     """How many tokens a model with this configuration has for a frame, after pooling.
 
     Raises:
         ValueError: its pooling is not one that attention can be pooled by.
     """
-    side = config.vision_config.image_size // config.vision_config.patch_size
+    side = patches_a_row(config)
     mode, stride = config.spatial_pool_mode, config.spatial_pool_stride
     if mode not in ("average", "max"):
         raise ValueError(f"spatial_pool_mode of the model must be average or max, got {mode!r}")
@@ -154,45 +153,27 @@ def tokens_per_frame(config: Any) -> int:
     return math.prod(pooled_grid((side, side), mode, stride))
 
 
-def patch(model: Any, settings: Settings) -> FastVidHandle:
-    """Make a `LlavaNextVideoForConditionalGeneration` prune its videos.
+def pooling(config: Any) -> Callable[[Tensor], Tensor]:
+    """The function that pools attention `[F, P]` as a model with this configuration pools its patches."""
+    side = patches_a_row(config)
+    return partial(pool_to_grid, grid=(side, side), mode=config.spatial_pool_mode, stride=config.spatial_pool_stride)
 
-    Args:
-        model: the model.
-        settings: the arguments of `apply_fastvid`.
+
+def check_config(config: Any, settings: Settings) -> None:
+    """Raise unless the vision tower of a model with this configuration can give the attention asked for.
 
     Raises:
-        ValueError: this adapter does not support the model's configuration, an argument does not fit the model, or no
-            token would be kept.
+        ValueError: the tower is not supported, or an argument does not fit it.
     """
-    check_is_own(model.model, "get_video_features")
-    _check_supported(model, settings)
-    config, vision = model.config, model.config.vision_config
-    check_keeps_some(tokens_per_frame(config), settings.config)
-    name = settings.attention or (DEFAULT_ATTENTION if settings.use_attention else "uniform")
-    score = TokenScorer(model.model, name, config.vision_feature_layer)
-    side = vision.image_size // vision.patch_size
-    pool = partial(pool_to_grid, grid=(side, side), mode=config.spatial_pool_mode, stride=config.spatial_pool_stride)
-    pruned = PrunedDecoder(model.model.language_model)
-    fixed = {name: getattr(config, name) for name in _FIXED}
-    original = model.model.get_video_features
-    features = MarkedVideoFeatures(original, score, pool, side**2, VideoPruner.of(settings), pruned, fixed)
-
-    with FastVidHandle.undone_on_error(model, settings.config) as handle:
-        handle.set_attribute(model.model, "get_video_features", features)
-        handle.set_attribute(model, "create_masks_for_generate", masks_for_pruned_decoder)
-        if score.of_tower is not None:
-            handle.add_hooks(score.of_tower.attach())
-        handle.add_hooks(pruned.attach())
-    return handle
-
-
-def _check_supported(model: Any, settings: Settings) -> None:
-    config, name = model.config, type(model).__name__
+    known = (DEFAULT_ATTENTION, *ATTENTION_SUBSTITUTES)
     if settings.siglip is not None or settings.attention == "siglip":
         raise ValueError(
-            f"siglip cannot be used with {name}, whose own vision tower has a [CLS] token: leave it out, or set "
-            f"attention to one of {', '.join((DEFAULT_ATTENTION, *ATTENTION_SUBSTITUTES))}"
+            f"siglip cannot be used with {MODELS[0]}, whose own vision tower has a [CLS] token: leave it out, or set "
+            f"attention to one of {', '.join(known)}"
+        )
+    if settings.attention not in (None, *known):
+        raise ValueError(
+            f"attention must be one of {', '.join(map(repr, known))} for this model, got {settings.attention!r}"
         )
     if config.vision_config.model_type != "clip_vision_model":
         raise ValueError(f"the vision tower must be a clip_vision_model, got a {config.vision_config.model_type}")
@@ -207,4 +188,37 @@ def _check_supported(model: Any, settings: Settings) -> None:
             "vision_feature_select_strategy of the model must be 'default', got "
             f"{config.vision_feature_select_strategy!r}"
         )
+
+
+def patch(model: Any, settings: Settings) -> FastVidHandle:
+    """Make a `LlavaNextVideoForConditionalGeneration` prune its videos.
+
+    Args:
+        model: the model.
+        settings: the arguments of `apply_fastvid`.
+
+    Raises:
+        ValueError: this adapter does not support the model's configuration, an argument does not fit the model, or no
+            token would be kept.
+    """
+    check_is_own(model.model, "get_video_features")
+    config = model.config
+    check_config(config, settings)
+    check_keeps_some(tokens_per_frame(config), settings.config)
     check_language_model(model.model.language_model)
+    name = settings.attention or (DEFAULT_ATTENTION if settings.use_attention else "uniform")
+    score = TokenScorer(model.model, name, config.vision_feature_layer)
+    pruned = PrunedDecoder(model.model.language_model)
+    fixed = {name: getattr(config, name) for name in _FIXED}
+    original = model.model.get_video_features
+    features = MarkedVideoFeatures(
+        original, score, pooling(config), patches_a_row(config) ** 2, VideoPruner.of(settings), pruned, fixed
+    )
+
+    with FastVidHandle.undone_on_error(model, settings.config) as handle:
+        handle.set_attribute(model.model, "get_video_features", features)
+        handle.set_attribute(model, "create_masks_for_generate", masks_for_pruned_decoder)
+        if score.of_tower is not None:
+            handle.add_hooks(score.of_tower.attach())
+        handle.add_hooks(pruned.attach())
+    return handle

@@ -17,7 +17,7 @@ from fastvid_kernels.adapters.scoring import PatchScorer, scorer
 from fastvid_kernels.vision import pool_to_grid
 from fastvid_kernels.vllm.model import PrunedModel
 from fastvid_kernels.vllm.placement import Item, with_positions
-from fastvid_kernels.vllm.processing import PrunedProcessor
+from fastvid_kernels.vllm.processing import PrunedProcessor, check_positions
 from fastvid_kernels.vllm.settings import METHOD, Serving
 from fastvid_kernels.vllm.startup import llava_settings, serving_of, tokens_per_frame
 
@@ -35,7 +35,7 @@ class ProcessingInfo(upstream.LlavaOnevisionProcessingInfo):
 
 
 class Processor(PrunedProcessor, upstream.LlavaOnevisionMultiModalProcessor):
-    """Refuses prompts that reach beyond the rotary table: vLLM limits tokens, but positions count dropped ones too."""
+    """vLLM's processor, with a check of positions."""
 
     def check_places(self, serving: Serving, prompt: Any) -> None:
         """See `PrunedProcessor`."""
@@ -43,14 +43,7 @@ class Processor(PrunedProcessor, upstream.LlavaOnevisionMultiModalProcessor):
         n = tokens_per_frame(model_config.hf_config.vision_config)
         kept = serving.kept_per_frame(n)
         dropped = sum((one.length - 1) // kept * (n - kept) for one in prompt["mm_placeholders"].get("video", ()))
-        # vLLM's table for M-RoPE holds four times the model's `max_position_embeddings`.
-        table = 4 * model_config.hf_config.get_text_config().max_position_embeddings
-        if dropped + model_config.max_model_len > table:
-            raise ValueError(
-                f"the prompt's videos must leave room in the model's {table} positions for --max-model-len, "
-                f"{model_config.max_model_len}, got {dropped} positions of dropped tokens: lower --max-model-len, or "
-                "give shorter videos"
-            )
+        check_positions(model_config, dropped)
 
 
 @MULTIMODAL_REGISTRY.register_processor(

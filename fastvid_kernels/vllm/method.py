@@ -12,6 +12,7 @@ from fastvid_kernels.vllm.settings import METHOD
 
 MODELS = {
     "LlavaOnevisionForConditionalGeneration": "llava_onevision",
+    "LlavaNextVideoForConditionalGeneration": "llava_next_video",
     "Qwen2VLForConditionalGeneration": "qwen2_vl",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
     "Qwen3VLForConditionalGeneration": "qwen3_vl",

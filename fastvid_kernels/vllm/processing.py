@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastvid_kernels.vllm.settings import Serving
-from fastvid_kernels.vllm.startup import serving_of
+from fastvid_kernels.vllm.startup import rotary_positions, serving_of
 
 
 class PrunedProcessor:
@@ -43,6 +43,20 @@ class PrunedProcessor:
         return {**hashes, "video": [name + serving.suffix() for name in hashes["video"]]}
 
 
+class FullStopBehindVideos:
+    """Mixin before a vLLM class of dummy inputs, with which it warms up: there too, text must follow each video."""
+
+    info: Any
+
+    def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
+        """Images and videos one after another, with a full stop after each video."""
+        text: str = super().get_dummy_text(mm_counts)  # type: ignore[misc]
+        if serving_of(self.info.ctx.model_config) is None:
+            return text
+        video = self.info.get_hf_processor().video_token
+        return text.replace(video, f"{video}.")
+
+
 class PrunedQwenProcessor(PrunedProcessor):
     """Counts the kept tokens of a video; all its placeholders stand in its first frame."""
 
@@ -60,6 +74,39 @@ class PrunedQwenProcessor(PrunedProcessor):
             return kept_of_grid(serving, grid, config.vision_config.spatial_merge_size)
 
         return [resized(one, count, config.video_token_id) if one.modality == "video" else one for one in updates]
+
+
+def check_text_behind(prompt: Any) -> None:
+    """Refuse a processed prompt with a video that no text follows, if the video's last token may be dropped.
+
+    What follows is placed by the last token before it.
+
+    Raises:
+        ValueError: it has such a video.
+    """
+    ranges = [one for several in prompt["mm_placeholders"].values() for one in several]
+    starts = {one.offset for one in ranges} | {len(prompt["prompt_token_ids"])}
+    if any(one.offset + one.length in starts for one in prompt["mm_placeholders"].get("video", ())):
+        raise ValueError("a video in a prompt must be followed by text, such as the question about it")
+
+
+def check_positions(model_config: Any, dropped: int) -> None:
+    """Refuse a prompt that may reach beyond the rotary table: vLLM limits tokens, positions count dropped ones too.
+
+    Args:
+        model_config: vLLM's, of a model whose positions count all tokens.
+        dropped: number of dropped tokens of the prompt.
+
+    Raises:
+        ValueError: it may.
+    """
+    table = rotary_positions(model_config)
+    if dropped + model_config.max_model_len > table:
+        raise ValueError(
+            f"the prompt's videos must leave room in the model's {table} positions for --max-model-len, "
+            f"{model_config.max_model_len}, got {dropped} positions of dropped tokens: lower --max-model-len, or "
+            "give shorter videos"
+        )
 
 
 def kept_of_grid(serving: Serving, grid: Any, merge_size: int) -> int:

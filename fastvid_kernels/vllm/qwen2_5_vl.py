@@ -10,7 +10,8 @@ from vllm.model_executor.models import qwen2_5_vl as upstream
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from fastvid_kernels.adapters.tower import Grid
-from fastvid_kernels.vllm.qwen2_vl import FullStopBehindVideos, PlacedInTime, TextBehindVideos
+from fastvid_kernels.vllm.processing import FullStopBehindVideos
+from fastvid_kernels.vllm.qwen2_vl import PlacedInTime, TextBehindVideos
 from fastvid_kernels.vllm.settings import METHOD
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,8 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from fastvid_kernels.vision import TowerScore
 from fastvid_kernels.vllm.model import PrunedByGrid, image_item
 from fastvid_kernels.vllm.placement import Item, in_grid, with_positions
-from fastvid_kernels.vllm.processing import PrunedQwenProcessor
+from fastvid_kernels.vllm.processing import FullStopBehindVideos, PrunedQwenProcessor, check_text_behind
 from fastvid_kernels.vllm.settings import METHOD, Serving
-from fastvid_kernels.vllm.startup import serving_of
 from fastvid_kernels.vllm.towers import ServedBlockScorer, SlicedBlockScorer
 
 
@@ -24,25 +23,8 @@ class TextBehindVideos(PrunedQwenProcessor):
     """Counts the kept tokens of a video, and requires text behind it: what follows is placed by its last token."""
 
     def check_places(self, serving: Serving, prompt: Any) -> None:
-        """See `PrunedProcessor`. The last token of a video may be dropped."""
-        ranges = [one for several in prompt["mm_placeholders"].values() for one in several]
-        starts = {one.offset for one in ranges} | {len(prompt["prompt_token_ids"])}
-        if any(one.offset + one.length in starts for one in prompt["mm_placeholders"].get("video", ())):
-            raise ValueError("a video in a prompt must be followed by text, such as <|vision_end|>")
-
-
-class FullStopBehindVideos:
-    """Mixin before a vLLM class of dummy inputs, with which it warms up: there too, text must follow each video."""
-
-    info: Any
-
-    def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
-        """Images and videos one after another, with a full stop after each video."""
-        text: str = super().get_dummy_text(mm_counts)  # type: ignore[misc]
-        if serving_of(self.info.ctx.model_config) is None:
-            return text
-        video = self.info.get_hf_processor().video_token
-        return text.replace(video, f"{video}.")
+        """See `PrunedProcessor`."""
+        check_text_behind(prompt)
 
 
 class PlacedInTime(PrunedByGrid):

@@ -7,7 +7,8 @@ from typing import Any
 
 from vllm.model_executor.models.config import Qwen3_5ForConditionalGenerationConfig, VerifyAndUpdateConfig
 
-from fastvid_kernels.adapters import llava_onevision, qwen_vl
+from fastvid_kernels.adapters import llava_next_video, llava_onevision, qwen_vl
+from fastvid_kernels.adapters.decoder import has_sliding_window
 from fastvid_kernels.adapters.scoring import scorer
 from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.config import PruneConfig
@@ -42,6 +43,11 @@ def tokens_per_frame(vision: Any) -> int:
     return math.prod(pooled_grid((side, side), "bilinear"))
 
 
+def rotary_positions(model_config: Any) -> int:
+    """How many positions vLLM's table for M-RoPE holds: four times the model's `max_position_embeddings`."""
+    return 4 * int(model_config.hf_config.get_text_config().max_position_embeddings)
+
+
 class _Config(VerifyAndUpdateConfig):
     """The hook that vLLM calls for an architecture after it has built its own configuration.
 
@@ -65,7 +71,7 @@ class _Config(VerifyAndUpdateConfig):
         additional = vllm_config.additional_config
         serving = Serving.asked(rate, additional if isinstance(additional, dict) else {}, cls.defaults)
         _check_engine(vllm_config)
-        _check_rope(model_config.hf_config.get_text_config())
+        _check_language_model(model_config.hf_config.get_text_config())
         cls.prepare(vllm_config, serving)
         setattr(model_config.hf_config, _KEY, serving.plain())
 
@@ -93,9 +99,21 @@ class LlavaOnevisionConfig(_Config):
         serving.kept_per_frame(tokens_per_frame(config.vision_config))
         # Loads the head (61 MB at most) only as a check: the worker, which needs it, reports errors only in its log.
         scorer(llava_settings(serving), config.vision_config.hidden_size)
-        text = config.get_text_config()
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        text.rope_parameters["mrope_section"] = [head_dim // 2, 0, 0]
+        _use_mrope(config.get_text_config())
+
+
+class LlavaNextVideoConfig(_Config):
+    """Turns on M-RoPE, as `LlavaOnevisionConfig` does."""
+
+    defaults = llava_next_video.DEFAULTS
+
+    @classmethod
+    def prepare(cls, vllm_config: Any, serving: Serving) -> None:
+        """Check the tower, and configure M-RoPE in the language model."""
+        config = vllm_config.model_config.hf_config
+        llava_next_video.check_config(config, llava_settings(serving))
+        serving.kept_per_frame(llava_next_video.tokens_per_frame(config))
+        _use_mrope(config.get_text_config())
 
 
 class TowerConfig(_Config):
@@ -134,6 +152,7 @@ class HybridConfig(TowerConfig):
 
 CONFIGS = {
     "LlavaOnevisionForConditionalGeneration": LlavaOnevisionConfig,
+    "LlavaNextVideoForConditionalGeneration": LlavaNextVideoConfig,
     "Qwen2VLForConditionalGeneration": TowerConfig,
     "Qwen2_5_VLForConditionalGeneration": TowerConfig,
     "Qwen3VLForConditionalGeneration": TowerConfig,
@@ -163,7 +182,18 @@ def _check_engine(vllm_config: Any) -> None:
         raise ValueError(f"--enable-mm-embeds must be off with {METHOD}: embeddings alone cannot be scored")
 
 
-def _check_rope(text: Any) -> None:
+def _use_mrope(text: Any) -> None:
+    """Make vLLM ask the model for positions."""
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    text.rope_parameters["mrope_section"] = [head_dim // 2, 0, 0]
+
+
+def _check_language_model(text: Any) -> None:
+    if has_sliding_window(text):
+        raise ValueError(
+            f"no layer of the language model may have a sliding window with {METHOD}: its length would count kept "
+            "tokens alone"
+        )
     rope = text.rope_parameters
     kind = rope.get("rope_type", "default")
     if kind != "default":

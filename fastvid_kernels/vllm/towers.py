@@ -1,4 +1,4 @@
-"""Attention of video tokens from the last block of vLLM's towers, which have other arguments and shapes."""
+"""Attention of video tokens from a block of vLLM's towers, which have other arguments and shapes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvid_kernels.adapters.cls_token import ClsRecorder
+from fastvid_kernels.adapters.hooks import ChildHook
 from fastvid_kernels.adapters.tower import BlockScorer, Grid
 from fastvid_kernels.vision import TowerScore
 
@@ -73,3 +75,44 @@ class SlicedBlockScorer(ServedBlockScorer):
         """See `BlockScorer`."""
         if self.grids:
             super().after_projection(module, args, (self._gather_slices(output[0], -1),))
+
+
+class ServedClsAttention:
+    """What [CLS] attends to in the last block of a CLIP tower that projects queries, keys and values in one row.
+
+    vLLM builds no blocks behind the one that the model's tokens are made of.
+
+    Args:
+        tower: vLLM's tower.
+        gather: gathers the scores of all ranks, each of which has the queries, keys and values of some heads.
+    """
+
+    def __init__(self, tower: Any, gather: Gather = alone) -> None:
+        layers = tower.vision_model.encoder.layers
+        self._recorder = ClsRecorder(layers[-1].self_attn.num_heads_per_partition)
+        path = f"vision_model.encoder.layers.{len(layers) - 1}.self_attn.qkv_proj"
+        self._hook = ChildHook(tower, path, self._after_projection)
+        self._tower = tower
+        self._gather = gather
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the tower on `[F, 3, height, width]`.
+
+        Returns:
+            The states of [CLS] and of the P patches behind the block, `[F, 1 + P, H]`; and attention `[F, P]`.
+        """
+        self._hook.follow()
+        self._recorder.start()
+        try:
+            states: Tensor = self._tower(pixels, feature_select_strategy="full")
+            attention = self._recorder.attention
+            assert attention is not None, "the block's projection did not run as a module of its own"
+            # Ranks exchange contiguous tensors only.
+            return states, self._gather(attention[None].contiguous(), 0).mean(dim=0)
+        finally:
+            self._recorder.forget()
+
+    def _after_projection(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        queries, keys, _ = output[0].chunk(3, dim=-1)
+        self._recorder.after_query(module, args, queries)
+        self._recorder.after_key(module, args, keys)

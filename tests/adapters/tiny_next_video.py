@@ -12,6 +12,7 @@ from tests.adapters import independent, tiny
 from tests.adapters.independent import Prompt
 
 CLIP = {**tiny.VISION, "model_type": "clip_vision_model", "num_hidden_layers": 4}
+TEXT = {**tiny.TEXT, "model_type": "llama"}
 
 
 def model(
@@ -19,6 +20,7 @@ def model(
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
     vision: Any = CLIP,
+    text: Any = TEXT,
     runs: bool = True,
     **settings: Any,
 ) -> Any:
@@ -28,7 +30,7 @@ def model(
     """
     config = tiny.transformers.LlavaNextVideoConfig(
         vision_config=vision,
-        text_config={**tiny.TEXT, "model_type": "llama"},
+        text_config=text,
         image_token_index=tiny.IMAGE,
         video_token_index=tiny.VIDEO,
         image_grid_pinpoints=[[40, 40], [40, 80], [80, 40]],

@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models
 
-from tests.adapters import tiny, tiny_qwen
+from tests.adapters import tiny, tiny_next_video, tiny_qwen
 
 # vLLM's attention on a CPU requires heads of 32 channels.
 LLAVA_TEXT = tiny.TEXT | {
@@ -60,6 +60,15 @@ def llava(
     model = tiny.llava_onevision(
         dtype=dtype, text=LLAVA_TEXT | dict(text or {}), vision=tiny.VISION | dict(vision or {})
     )
+    with torch.no_grad():
+        # No placeholder is ever generated.
+        model.lm_head.weight[tiny.VIDEO - 20 :] = 0
+    return model
+
+
+def next_video(text: Mapping[str, Any] | None = None, **settings: Any) -> Any:
+    """The model of `tiny_next_video`, with heads as vLLM requires them, and with the given changes to its settings."""
+    model = tiny_next_video.model(text=LLAVA_TEXT | {"model_type": "llama"} | dict(text or {}), **settings)
     with torch.no_grad():
         # No placeholder is ever generated.
         model.lm_head.weight[tiny.VIDEO - 20 :] = 0
@@ -144,6 +153,24 @@ def save_llava(model: Any, directory: Path) -> Path:
     return directory
 
 
+def save_next_video(model: Any, directory: Path) -> Path:
+    """Save a model with its processor."""
+    model.save_pretrained(directory)
+    _rename(directory, "vision_tower.", "vision_tower.vision_model.")
+    sizes = {"size": {"shortest_edge": 40}, "crop_size": {"height": 40, "width": 40}}
+    processor = transformers.LlavaNextVideoProcessor(
+        video_processor=transformers.LlavaNextVideoVideoProcessor(**sizes),
+        image_processor=transformers.LlavaNextImageProcessor(**sizes),
+        tokenizer=tokenizer({"<video>": tiny.VIDEO, "<image>": tiny.IMAGE}),
+        chat_template=CHAT.replace("{{ video }}", "<video>"),
+        patch_size=tiny_next_video.CLIP["patch_size"],
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    processor.save_pretrained(directory)
+    return directory
+
+
 def save_siglip(directory: Path, **vision: Any) -> Path:
     """Save the SigLIP model whose vision tower the LLaVA model has."""
     tiny.siglip(**vision).save_pretrained(directory)
@@ -183,7 +210,7 @@ def save_qwen(model: Any, kind: str, directory: Path) -> Path:
 
 
 def _rename(directory: Path, old: str, new: str) -> None:
-    """Restore a part of the names of SigLIP's tower that transformers 5 leaves out and vLLM expects."""
+    """Restore a part of the names of a LLaVA's tower that transformers 5 leaves out and vLLM expects."""
     _rewrite(directory, lambda name, tensor: (name if new in name else name.replace(old, new), tensor))
 
 

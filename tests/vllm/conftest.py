@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -20,15 +22,18 @@ os.environ |= engine.ENVIRONMENT
 
 @pytest.fixture(scope="module")
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
-    """The family that the parameter names: "llava", or a kind of Qwen or GLM."""
-    # Imported only here, since both load transformers.
+    """The family that the parameter names: "llava", "next-video", or a kind of Qwen or GLM."""
+    # Imported only here, since all load transformers.
     from tests.vllm.llava import Llava
+    from tests.vllm.next_video import NextVideo
     from tests.vllm.qwen import Qwen
 
+    makers: dict[str, Callable[[Path], Family]] = {"llava": Llava, "next-video": NextVideo}
+    make = makers.get(request.param, partial(Qwen, request.param))
     directory = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as monkeypatch:
         recurrence.stand_in(monkeypatch)
-        yield Llava(directory) if request.param == "llava" else Qwen(request.param, directory)
+        yield make(directory)
 
 
 @pytest.fixture(scope="module")

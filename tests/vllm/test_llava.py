@@ -22,6 +22,16 @@ def test_the_prompt_holds_the_kept_tokens(family: Llava, served: Engine) -> None
     assert request.ids.index(VIDEO) == len(request.ids) - 1 - BEHIND
 
 
+def test_a_video_that_needs_more_positions_than_there_are(family: Llava) -> None:
+    short = {"hf_overrides": {"text_config": {"max_position_embeddings": 512}}, "max_model_len": 512}
+    with engine.running(family.checkpoint, **family.settings(), **short) as running:
+        # 80 frames leave 16 of 4 times 512 positions, beside the 512 of the prompt's own tokens.
+        request = Request([VIDEO, *words(1, 3)], (video(1, frames=80),))
+        family.check(request, *running.answer(request))
+        with pytest.raises(ValueError, match="got 1539 positions of dropped tokens: lower --max-model-len"):
+            running.answer(Request([VIDEO, *words(1, 3)], (video(1, frames=81),)))
+
+
 def test_positions_that_bfloat16_does_not_have(family: Llava) -> None:
     """Pruning leaves 404 of the prompt's 1,619 entries, in an engine that takes 1,024."""
     request = Request([*words(20, 9), VIDEO, *words(21, 10)], (video(22, frames=64),))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.vllm import engine
+from tests.vllm.family import Family
 from tests.vllm.qwen import Qwen
 
 peft = pytest.importorskip("peft")
@@ -28,8 +29,8 @@ def adapter(model: Any, targets: str, directory: Path, seed: int = 3) -> Any:
     return trained.merge_and_unload()
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen2.5", "qwen3", "qwen3.5", "glm4.1"], indirect=True)
-def test_requests_with_adapters_and_without(family: Qwen, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["next-video", "qwen2", "qwen2.5", "qwen3", "qwen3.5", "glm4.1"], indirect=True)
+def test_requests_with_adapters_and_without(family: Family, tmp_path: Path) -> None:
     adapters = [tmp_path / "one", tmp_path / "two"]
     merged = [adapter(family.model, PROJECTIONS, one, seed) for seed, one in enumerate(adapters)]
     several = list(family.requests().values())

@@ -13,7 +13,19 @@ from tests.vllm.family import BEHIND, Family
 
 pytestmark = pytest.mark.parametrize(
     "family",
-    ["llava", "qwen2", "qwen2.5", "qwen3", "qwen3-moe", "qwen3.5", "qwen3.5-moe", "glm4.1", "glm4.5-moe", "glm4.6"],
+    [
+        "llava",
+        "next-video",
+        "qwen2",
+        "qwen2.5",
+        "qwen3",
+        "qwen3-moe",
+        "qwen3.5",
+        "qwen3.5-moe",
+        "glm4.1",
+        "glm4.5-moe",
+        "glm4.6",
+    ],
     indirect=True,
 )
 

@@ -11,6 +11,7 @@ import pytest
 from tests.adapters import tiny
 from tests.vllm import engine, server
 from tests.vllm.engine import Request
+from tests.vllm.family import Family
 from tests.vllm.llava import KEPT_A_FRAME, Llava
 from tests.vllm.server import Server
 
@@ -18,8 +19,8 @@ FRAMES = 12
 QUESTION = "What happens?"
 
 
-@pytest.mark.parametrize("family", ["llava"], indirect=True)
-def test_a_video_file_over_http(family: Llava, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "newlines"), [("llava", 1), ("next-video", 0)], indirect=["family"])
+def test_a_video_file_over_http(family: Family, newlines: int, tmp_path: Path) -> None:
     """The reported usage counts the kept tokens; the answer is that of the independent computation."""
     settings = family.settings()
     pruning = [
@@ -36,8 +37,8 @@ def test_a_video_file_over_http(family: Llava, tmp_path: Path) -> None:
             one.wait()
         pruned, plain = (one.answer(server.video_part(file), server.text_part(QUESTION)) for one in (first, second))
     assert not first.left() + second.left()
-    assert plain.prompt == FRAMES * tiny.TOKENS_PER_FRAME + 1 + len(QUESTION)
-    assert pruned.prompt == FRAMES * KEPT_A_FRAME + 1 + len(QUESTION)
+    assert plain.prompt == FRAMES * tiny.TOKENS_PER_FRAME + newlines + len(QUESTION)
+    assert pruned.prompt == FRAMES * KEPT_A_FRAME + newlines + len(QUESTION)
     question = family.processor.tokenizer(QUESTION)["input_ids"]
     family.check(Request([tiny.VIDEO, *question], (server.read_by_vllm(file),)), pruned)
 

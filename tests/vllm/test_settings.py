@@ -15,7 +15,7 @@ from fastvid_kernels.vllm import register
 from tests.vllm import engine
 from tests.vllm.family import Family
 
-FAMILIES = ["llava", "qwen2", "qwen2.5", "qwen3", "qwen3.5", "glm4.1"]
+FAMILIES = ["llava", "next-video", "qwen2", "qwen2.5", "qwen3", "qwen3.5", "glm4.1"]
 EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES, indirect=True)
 STRETCHED = {"text_config": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}}
 WITHOUT_PLUGIN = os.environ | {"VLLM_PLUGINS": ""}
@@ -52,7 +52,7 @@ def test_a_model_of_another_class_is_refused(family: Family) -> None:
         pass
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen2", "glm4.1"], indirect=True)
+@pytest.mark.parametrize("family", ["llava", "next-video", "qwen2", "glm4.1"], indirect=True)
 def test_a_rate_without_a_method_is_refused_where_vllm_has_none(family: Family) -> None:
     """Without the plug-in vLLM takes the rate, and silently prunes nothing."""
     with (

@@ -1,0 +1,110 @@
+"""LLaVA-NeXT-Video in vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from vllm.distributed import tensor_model_parallel_all_gather
+from vllm.model_executor.models import llava_next_video as upstream
+from vllm.model_executor.models.interfaces import SupportsMRoPE, SupportsMultiModalPruning
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from fastvid_kernels.adapters.llava_next_video import DEFAULT_ATTENTION, pooling, tokens_per_frame
+from fastvid_kernels.adapters.pruner import Video
+from fastvid_kernels.vision import ATTENTION_SUBSTITUTES
+from fastvid_kernels.vllm.model import PrunedModel
+from fastvid_kernels.vllm.placement import Item, with_positions
+from fastvid_kernels.vllm.processing import FullStopBehindVideos, PrunedProcessor, check_positions, check_text_behind
+from fastvid_kernels.vllm.settings import METHOD, Serving
+from fastvid_kernels.vllm.startup import rotary_positions, serving_of
+from fastvid_kernels.vllm.towers import ServedClsAttention
+
+
+class ProcessingInfo(upstream.LlavaNextVideoProcessingInfo):
+    """Counts the kept tokens of a video."""
+
+    def get_num_video_tokens(self, **size: int) -> int:
+        """Number of kept tokens of a video with `num_frames` frames."""
+        serving = serving_of(self.ctx.model_config)
+        if serving is None:
+            return super().get_num_video_tokens(**size)  # type: ignore[no-any-return]
+        return size["num_frames"] * serving.kept_per_frame(tokens_per_frame(self.get_hf_config()))
+
+    def get_num_frames_with_most_features(self, seq_len: int, mm_counts: Mapping[str, int]) -> int:
+        """Frames of the longest video, with which vLLM warms up: as many as there are positions for."""
+        frames: int = super().get_num_frames_with_most_features(seq_len, mm_counts)
+        serving = serving_of(self.ctx.model_config)
+        if serving is None:
+            return frames
+        room = rotary_positions(self.ctx.model_config) - self.ctx.model_config.max_model_len
+        return max(1, min(frames, int(room // tokens_per_frame(self.get_hf_config()))))
+
+
+class Processor(PrunedProcessor, upstream.LlavaNextVideoMultiModalProcessor):
+    """vLLM's processor, with checks of positions."""
+
+    def check_places(self, serving: Serving, prompt: Any) -> None:
+        """See `PrunedProcessor`."""
+        check_text_behind(prompt)
+        n = tokens_per_frame(self.info.get_hf_config())
+        kept = serving.kept_per_frame(n)
+        dropped = sum(one.length // kept * (n - kept) for one in prompt["mm_placeholders"].get("video", ()))
+        check_positions(self.info.ctx.model_config, dropped)
+
+
+class DummyInputs(FullStopBehindVideos, upstream.LlavaNextVideoDummyInputsBuilder):
+    """vLLM's dummy inputs, with the change of `FullStopBehindVideos`."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=ProcessingInfo, dummy_inputs=DummyInputs)
+class LlavaNextVideoForConditionalGeneration(
+    PrunedModel, upstream.LlavaNextVideoForConditionalGeneration, SupportsMRoPE, SupportsMultiModalPruning
+):
+    """vLLM's model; its videos are pruned if the server was started with this method."""
+
+    supported_video_pruning_methods = (METHOD,)
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        config = self.config
+        if not self.prepare_pruning(vllm_config, config.text_config.hidden_size, (config.video_token_index,)):
+            # Without pruning, M-RoPE is not configured, and the model is vLLM's unchanged one.
+            self.supports_mrope = False
+            return
+        assert self.serving is not None
+        self.tokens_per_frame = tokens_per_frame(config)
+        self.pool = pooling(config)
+        self.of_tokens = ATTENTION_SUBSTITUTES.get(self.serving.attention or DEFAULT_ATTENTION)
+        self.of_tower = ServedClsAttention(self.vision_tower, tensor_model_parallel_all_gather)
+
+    def items(self, features: Sequence[Any]) -> list[Item]:
+        """See `PrunedModel`. The number of frames follows from the length."""
+        assert self.serving is not None
+        kept = self.serving.kept_per_frame(self.tokens_per_frame)
+        places = [one.mm_position for one in features]
+        return [Item(one.offset, one.length, one.length // kept * self.tokens_per_frame) for one in places]
+
+    def forward(self, input_ids: Any, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """vLLM's, which gives positions `[3, tokens]` where it was told to use M-RoPE: all three rows are the same.
+
+        Llama's compiled code takes one row: it is compiled for a first dimension that varies.
+        """
+        return super().forward(input_ids, positions if self.serving is None else positions[0], *args, **kwargs)
+
+    def _process_video_pixels(self, inputs: Any) -> Any:
+        if self.serving is None:
+            return super()._process_video_pixels(inputs)
+        return [self._pruned(video) for video in inputs["pixel_values_videos"]]
+
+    def _pruned(self, pixels: Tensor) -> Tensor:
+        """Kept tokens of a video `[F, 3, height, width]`, with their positions as channels."""
+        states, attention = self.of_tower(pixels)
+        features: Tensor | None = states[:, 0]
+        patches = states[:, 1:]
+        if self.of_tokens is not None:
+            attention, features = self.of_tokens(patches), None
+        tokens = self.multi_modal_projector(self.vision_resampler(patches))
+        kept = self.pruner(Video(tokens, self.pool(attention), features))
+        return with_positions(kept.tokens, kept.indices.expand(3, -1))
