@@ -1,8 +1,8 @@
 """Models that prune their videos, for lmms-eval: `--model_args ...,method=visionzip` (docs/evaluation.md).
 
 `manifests` is the entry point that lmms-eval calls when it starts; this module by itself imports neither torch nor
-lmms-eval. `arguments`, `counts`, `failure` and `naming` do not depend on a model. `pruned` has the base classes of all
-models, and each model has a module whose classes subclass lmms-eval's own.
+lmms-eval. `arguments`, `counts`, `failure`, `files` and `naming` do not depend on a model. `pruned` has the base
+classes of all models, and each model has a module whose classes subclass lmms-eval's own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ CLASSES = {
     "llava_hf": ("llava_hf.LlavaHf", "llava_hf.LlavaHfChat"),
     "llava_onevision": ("llava_onevision.LlavaOneVision", None),
     "llava_vid": ("llava_vid.LlavaVid", None),
+    "qwen2_vl": ("qwen2_vl.Qwen2VL", None),
     "qwen2_5_vl": ("qwen2_5_vl.Qwen25VL", "qwen2_5_vl.Qwen25VLChat"),
     "qwen3_vl": ("qwen3_vl.Qwen3VL", "qwen3_vl.Qwen3VLChat"),
+    "qwen3_5": ("qwen3_5.Qwen35", "qwen3_5.Qwen35Chat"),
 }
 """For each model, our classes for tasks with `doc_to_text` and with `doc_to_messages`.
 

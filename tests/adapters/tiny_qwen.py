@@ -11,6 +11,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
+from tests.adapters import tiny
 from tests.adapters.tiny import PAD, spread, transformers
 
 WORDS, START, END, VIDEO, IMAGE, VOCABULARY = 100, 117, 118, 120, 121, 128
@@ -271,6 +272,12 @@ def prompt(kind: str, *parts: Any) -> Prompt:
             ids += [*stamp, START, *[placeholder] * per_group, END]
             types += [*[0] * len(stamp), 0, *[1 if is_image else 2] * per_group, 0]
     return Prompt(ids, types, tuple(videos), tuple(images), own.frame_seconds)
+
+
+def talkative(kind: str) -> Any:
+    """`model(kind)`, changed so that its answers depend on the prompt."""
+    prompts = [prompt(kind, words(seed, 4), film(seed), words(seed + 1, 7)) for seed in range(4)]
+    return tiny.talkative(model(kind), *(inputs_of(one) for one in prompts))
 
 
 def inputs_of(*prompts: Prompt, side: str = "left") -> dict[str, Tensor]:

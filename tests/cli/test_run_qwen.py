@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from fastvid_kernels.cli.videos.synthetic import synthetic_frames
-from tests.adapters import qwen_independent, tiny, tiny_qwen
+from tests.adapters import qwen_independent, tiny_qwen
 from tests.adapters.tiny_qwen import END, FRAMES_A_PATCH, IMAGE, MERGE, PATCH, START, VIDEO, VOCABULARY, Clip
 from tests.cli.test_run import row, run
 
@@ -34,18 +33,11 @@ MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 SIDE = 24
 
 
-def talkative(kind: str) -> Any:
-    """`tiny_qwen.model(kind)`, whose answers depend on the prompt."""
-    parts = [(tiny_qwen.words(seed, 4), tiny_qwen.film(seed), tiny_qwen.words(seed + 1, 7)) for seed in range(4)]
-    inputs = [tiny_qwen.inputs_of(tiny_qwen.prompt(kind, *one)) for one in parts]
-    return tiny.talkative(tiny_qwen.model(kind), *inputs)
-
-
 def write_checkpoint(
     kind: str, directory: Path, words: list[str], special: Iterable[str], template: str, processor: str
 ) -> Path:
-    """`talkative(kind)`, with a tokenizer of words."""
-    talkative(kind).save_pretrained(directory)
+    """`tiny_qwen.talkative(kind)`, with a tokenizer of words."""
+    tiny_qwen.talkative(kind).save_pretrained(directory)
     ids = {word: number for number, word in enumerate(words)}
     vocabulary = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -105,7 +97,7 @@ def ask(checkpoint: Path, frames: int) -> tuple[str, Clip]:
 def check_answers(output: str, kind: str, ids: list[int], placeholder: int, clip: Clip, words: list[str]) -> None:
     """Both answers, and the numbers of video tokens, are those computed independently for this prompt."""
     prompt = tiny_qwen.Prompt(ids, [2 * (token == placeholder) for token in ids], videos=(clip,))
-    model = talkative(kind)
+    model = tiny_qwen.talkative(kind)
     answers = []
     for name, ratio in (("without pruning", 1.0), ("pruned", 0.27)):
         expected, _ = qwen_independent.generated(kind, model, prompt, {"retention_ratio": ratio}, 5)

@@ -47,11 +47,19 @@ def test_entry_point_is_the_callable() -> None:
 def test_names_are_those_of_lmms_eval_and_classes_are_ours(version: Any) -> None:
     version(evaluation.SUPPORTED)
     found = {manifest.model_id: manifest for manifest in evaluation.manifests()}
-    assert set(found) == {"llava_hf", "llava_onevision", "llava_vid", "qwen2_5_vl", "qwen3_vl"}
+    assert set(found) == {
+        "llava_hf",
+        "llava_onevision",
+        "llava_vid",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "qwen3_5",
+    }
     for name, manifest in found.items():
         for kind, path in (("simple", manifest.simple_class_path), ("chat", manifest.chat_class_path)):
             if path is None:
-                assert (name, kind) in {("llava_onevision", "chat"), ("llava_vid", "chat")}
+                assert (name, kind) in {("llava_onevision", "chat"), ("llava_vid", "chat"), ("qwen2_vl", "chat")}
                 continue
             assert path.startswith(f"fastvid_kernels.evaluation.{name}.")
             bases = bases_of(path)

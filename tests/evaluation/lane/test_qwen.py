@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL through lmms-eval, against lmms-eval's own classes."""
+"""Qwen-VL through lmms-eval, against lmms-eval's own classes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 import transformers
 
+from fastvid_kernels.evaluation.failure import RunFailed
 from tests.adapters import tiny_qwen
 from tests.evaluation.lane import checkpoints, runs, tasks
 from tests.evaluation.lane.runs import Run
 
 CASES = {
+    "qwen2_vl simple": ("qwen2", transformers.Qwen2VLForConditionalGeneration, "simple.qwen2_vl.Qwen2_VL"),
     "qwen2_5_vl simple": ("qwen2.5", transformers.Qwen2_5_VLForConditionalGeneration, "simple.qwen2_5_vl.Qwen2_5_VL"),
     "qwen2_5_vl chat": ("qwen2.5", transformers.Qwen2_5_VLForConditionalGeneration, "chat.qwen2_5_vl.Qwen2_5_VL"),
     "qwen3_vl simple": ("qwen3", transformers.Qwen3VLForConditionalGeneration, "simple.qwen3_vl.Qwen3_VL"),
     "qwen3_vl chat": ("qwen3", transformers.Qwen3VLForConditionalGeneration, "chat.qwen3_vl.Qwen3_VL"),
+    "qwen3_5 simple": ("qwen3.5", transformers.Qwen3_5ForConditionalGeneration, "simple.qwen3_5.Qwen3_5"),
+    "qwen3_5 chat": ("qwen3.5", transformers.Qwen3_5ForConditionalGeneration, "chat.qwen3_5.Qwen3_5"),
 }
 
 
@@ -33,12 +37,16 @@ class Case:
             "min_pixels": 3136,
             "max_pixels": 6272,
             "max_num_frames": 8,
+            # Otherwise lmms-eval answers "" where a model did not come to the end of its thoughts.
+            **({"enable_thinking": False} if self.model == "qwen3_5" else {}),
         }
         with runs.upstream(self.own):
             self.unpruned = self.run()
 
-    def run(self, **ours: Any) -> Run:
-        return runs.evaluate(self.folder, self.model, self.arguments | ours, simple=self.simple, recorded=self.recorded)
+    def run(self, folder: Path | None = None, **ours: Any) -> Run:
+        return runs.evaluate(
+            folder or self.folder, self.model, self.arguments | ours, simple=self.simple, recorded=self.recorded
+        )
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -49,6 +57,7 @@ def case(request: Any, tmp_path_factory: Any, folder: Path) -> Case:
 def test_keeping_all_answers_as_lmms_evals_own_class(case: Case) -> None:
     whole = case.run(retention_ratio=1.0)
     assert whole.answers == case.unpruned.answers
+    assert len(set(whole.answers)) == 3
     tokens = sum(whole.placeholders(tiny_qwen.VIDEO))
     assert tokens > 100
     assert whole.counts() == {"requests": 3, "answers": 3, "videos": 3, "tokens_in": tokens, "tokens_kept": tokens}
@@ -85,3 +94,16 @@ def test_a_method_whose_count_depends_on_the_video(case: Case) -> None:
     counts = case.run(method="prunevid").counts()
     assert counts["videos"] == 3
     assert 0 < counts["tokens_kept"] < counts["tokens_in"]
+
+
+@pytest.mark.parametrize("name", ["film.m4v", "broken.mp4"])
+def test_a_clip_that_would_be_left_out_ends_the_run(case: Case, name: str, tmp_path: Path, clips: list[Path]) -> None:
+    """lmms-eval's classes leave out files of other names; that for Qwen2-VL also leaves out those it cannot read."""
+    path = tmp_path / name
+    path.write_bytes(clips[0].read_bytes()[: 500 if name == "broken.mp4" else None])
+    folder = tasks.write(tmp_path, [clips[1], path])
+    if case.simple:
+        with pytest.raises(RunFailed, match=f"{name} failed" if name == "film.m4v" else "failed"):
+            case.run(folder, retention_ratio=0.25)
+    elif name == "film.m4v":
+        assert case.run(folder, retention_ratio=0.25).counts()["videos"] == 2
