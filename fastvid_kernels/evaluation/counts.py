@@ -32,11 +32,14 @@ class Counts:
         """Sums over the videos of a run."""
         return cls(requests, answers, len(videos), sum(one.tokens for one in videos), sum(one.kept for one in videos))
 
-    def check(self) -> None:
+    def check(self, files: int = 0) -> None:
         """Refuse a run whose score would not be that of a pruned model.
 
+        Args:
+            files: how many video files the requests are known to have given, at least.
+
         Raises:
-            RunFailed: no video was pruned, or answers did not come from the model.
+            RunFailed: no video was pruned, a video was left out, or answers did not come from the model.
         """
         if self.answers < self.requests:
             raise RunFailed(
@@ -47,6 +50,11 @@ class Counts:
             raise RunFailed(
                 f"no video was pruned in {self.requests} requests: the score would be the unpruned model's; check that "
                 "the task has videos, and that the model gets them as videos, not as images"
+            )
+        if self.videos < files:
+            raise RunFailed(
+                f"{self.videos} of {files} videos were pruned: lmms-eval left the others out of their prompts, as it "
+                "does with interleave_visuals where a prompt has no <image 1>"
             )
 
     def metrics(self) -> dict[str, int]:

@@ -23,10 +23,14 @@ class Pruned:
     Args:
         **arguments: our arguments (`arguments.OURS`), and those of lmms-eval's class.
 
+    Attributes:
+        files: how many video files the requests of the last run gave, where that is known.
+
     Raises:
         RunFailed: the model could not be loaded or patched.
     """
 
+    files = 0
     _answers: list[int] | None = None
 
     def __init__(self, **arguments: Any) -> None:
@@ -68,7 +72,7 @@ class Pruned:
         self._answers.clear()
         with ends_the_run("answering"), counted_videos() as videos:
             responses = generate(requests)
-        _report(Counts.of(len(requests), sum(self._answers), videos))
+        _report(Counts.of(len(requests), sum(self._answers), videos), self.files)
         return responses
 
     def generate_until_multi_round(self, requests: list[Any]) -> Any:
@@ -110,10 +114,10 @@ class LoudVideos:
             return load(*args, **kwargs)
 
 
-def _report(counts: Counts) -> None:
+def _report(counts: Counts, files: int) -> None:
     from lmms_eval.models.model_utils.gen_metrics import log_metrics
 
-    counts.check()
+    counts.check(files)
     if counts.videos < counts.requests:
         logger.warning("%d requests had %d pruned videos: the rest was not pruned", counts.requests, counts.videos)
     # lmms-eval itself adds up time and generated tokens, so these are 0 here.

@@ -13,7 +13,11 @@ class LoudQwen3Files(LoudFiles):
     """`LoudFiles` for classes that know more names."""
 
     def check_file(self, path: str) -> None:
-        """See `LoudFiles`."""
+        """See `LoudFiles`.
+
+        Raises:
+            ValueError: the name of the file ends otherwise.
+        """
         if not simple._is_video_path(path):
             known = ", ".join(simple._VIDEO_EXTENSIONS)
             raise ValueError(f"its name must end in one of {known}: lmms-eval would leave it out of the prompt")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,30 +16,42 @@ from fastvid_kernels.adapters.pruner import Video
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES
 from fastvid_kernels.vllm.model import PrunedModel
 from fastvid_kernels.vllm.placement import Item, with_positions
-from fastvid_kernels.vllm.processing import FullStopBehindVideos, PrunedProcessor, check_positions, check_text_behind
+from fastvid_kernels.vllm.processing import (
+    FullStopBehindVideos,
+    PrunedProcessor,
+    check_positions,
+    check_text_behind,
+    positions_for_dropped,
+)
 from fastvid_kernels.vllm.settings import METHOD, Serving
-from fastvid_kernels.vllm.startup import rotary_positions, serving_of
+from fastvid_kernels.vllm.startup import serving_of
 from fastvid_kernels.vllm.towers import ServedClsAttention
 
 
 class ProcessingInfo(upstream.LlavaNextVideoProcessingInfo):
     """Counts the kept tokens of a video."""
 
-    def get_num_video_tokens(self, **size: int) -> int:
-        """Number of kept tokens of a video with `num_frames` frames."""
+    def get_num_video_tokens(self, *, num_frames: int, **size: int) -> int:
+        """Number of kept tokens of a video."""
         serving = serving_of(self.ctx.model_config)
         if serving is None:
-            return super().get_num_video_tokens(**size)  # type: ignore[no-any-return]
-        return size["num_frames"] * serving.kept_per_frame(tokens_per_frame(self.get_hf_config()))
+            return super().get_num_video_tokens(num_frames=num_frames, **size)  # type: ignore[no-any-return]
+        return num_frames * serving.kept_per_frame(tokens_per_frame(self.get_hf_config()))
 
     def get_num_frames_with_most_features(self, seq_len: int, mm_counts: Mapping[str, int]) -> int:
-        """Frames of the longest video, with which vLLM warms up: as many as there are positions for."""
+        """Frames of the longest video, with which vLLM warms up: no more than there are positions for."""
         frames: int = super().get_num_frames_with_most_features(seq_len, mm_counts)
         serving = serving_of(self.ctx.model_config)
         if serving is None:
             return frames
-        room = rotary_positions(self.ctx.model_config) - self.ctx.model_config.max_model_len
-        return max(1, min(frames, int(room // tokens_per_frame(self.get_hf_config()))))
+        room = positions_for_dropped(self.ctx.model_config)
+        return max(1, min(frames, room // max(1, dropped_per_frame(serving, self.get_hf_config()))))
+
+
+def dropped_per_frame(serving: Serving, config: Any) -> int:
+    """N - K, how many tokens of a frame are dropped."""
+    n = tokens_per_frame(config)
+    return n - serving.kept_per_frame(n)
 
 
 class Processor(PrunedProcessor, upstream.LlavaNextVideoMultiModalProcessor):
@@ -48,10 +60,10 @@ class Processor(PrunedProcessor, upstream.LlavaNextVideoMultiModalProcessor):
     def check_places(self, serving: Serving, prompt: Any) -> None:
         """See `PrunedProcessor`."""
         check_text_behind(prompt)
-        n = tokens_per_frame(self.info.get_hf_config())
-        kept = serving.kept_per_frame(n)
-        dropped = sum(one.length // kept * (n - kept) for one in prompt["mm_placeholders"].get("video", ()))
-        check_positions(self.info.ctx.model_config, dropped)
+        config = self.info.get_hf_config()
+        kept = serving.kept_per_frame(tokens_per_frame(config))
+        frames = sum(one.length // kept for one in prompt["mm_placeholders"].get("video", ()))
+        check_positions(self.info.ctx.model_config, prompt, frames * dropped_per_frame(serving, config))
 
 
 class DummyInputs(FullStopBehindVideos, upstream.LlavaNextVideoDummyInputsBuilder):
@@ -76,8 +88,23 @@ class LlavaNextVideoForConditionalGeneration(
         assert self.serving is not None
         self.tokens_per_frame = tokens_per_frame(config)
         self.pool = pooling(config)
-        self.of_tokens = ATTENTION_SUBSTITUTES.get(self.serving.attention or DEFAULT_ATTENTION)
-        self.of_tower = ServedClsAttention(self.vision_tower, tensor_model_parallel_all_gather)
+        self.score = self.scorer(self.serving.attention or DEFAULT_ATTENTION)
+
+    def scorer(self, name: str) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]:
+        """The function that scores the patches of frames `[F, 3, height, width]`, by [CLS] or a substitute.
+
+        It returns the patches' states `[F, P, H]`, attention `[F, P]`, and the frames' features: the states of [CLS]
+        `[F, H]`, or None with a substitute.
+        """
+        if name == DEFAULT_ATTENTION:
+            return ServedClsAttention(self.vision_tower, tensor_model_parallel_all_gather)
+        substitute = ATTENTION_SUBSTITUTES[name]
+
+        def score(pixels: Tensor) -> tuple[Tensor, Tensor, None]:
+            patches = self.vision_tower(pixels, feature_select_strategy="default")
+            return patches, substitute(patches), None
+
+        return score
 
     def items(self, features: Sequence[Any]) -> list[Item]:
         """See `PrunedModel`. The number of frames follows from the length."""
@@ -87,9 +114,10 @@ class LlavaNextVideoForConditionalGeneration(
         return [Item(one.offset, one.length, one.length // kept * self.tokens_per_frame) for one in places]
 
     def forward(self, input_ids: Any, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """vLLM's, which gives positions `[3, tokens]` where it was told to use M-RoPE: all three rows are the same.
+        """Call the language model with one row of positions.
 
-        Llama's compiled code takes one row: it is compiled for a first dimension that varies.
+        Where M-RoPE is configured, vLLM gives three rows, `[3, tokens]`, here all the same. But its Llama is compiled
+        for positions whose first dimension is the number of tokens.
         """
         return super().forward(input_ids, positions if self.serving is None else positions[0], *args, **kwargs)
 
@@ -100,11 +128,7 @@ class LlavaNextVideoForConditionalGeneration(
 
     def _pruned(self, pixels: Tensor) -> Tensor:
         """Kept tokens of a video `[F, 3, height, width]`, with their positions as channels."""
-        states, attention = self.of_tower(pixels)
-        features: Tensor | None = states[:, 0]
-        patches = states[:, 1:]
-        if self.of_tokens is not None:
-            attention, features = self.of_tokens(patches), None
+        patches, attention, features = self.score(pixels)
         tokens = self.multi_modal_projector(self.vision_resampler(patches))
         kept = self.pruner(Video(tokens, self.pool(attention), features))
         return with_positions(kept.tokens, kept.indices.expand(3, -1))

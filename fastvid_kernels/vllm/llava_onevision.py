@@ -43,7 +43,7 @@ class Processor(PrunedProcessor, upstream.LlavaOnevisionMultiModalProcessor):
         n = tokens_per_frame(model_config.hf_config.vision_config)
         kept = serving.kept_per_frame(n)
         dropped = sum((one.length - 1) // kept * (n - kept) for one in prompt["mm_placeholders"].get("video", ()))
-        check_positions(model_config, dropped)
+        check_positions(model_config, prompt, dropped)
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from vllm.logger import init_logger
+
 from fastvid_kernels.vllm.settings import Serving
 from fastvid_kernels.vllm.startup import rotary_positions, serving_of
+
+logger = init_logger(__name__)
 
 
 class PrunedProcessor:
@@ -90,22 +94,39 @@ def check_text_behind(prompt: Any) -> None:
         raise ValueError("a video in a prompt must be followed by text, such as the question about it")
 
 
-def check_positions(model_config: Any, dropped: int) -> None:
-    """Refuse a prompt that may reach beyond the rotary table: vLLM limits tokens, positions count dropped ones too.
+def positions_for_dropped(model_config: Any) -> int:
+    """How many tokens of a prompt may be dropped, of a model whose positions count all tokens.
+
+    vLLM's rotary table holds `rotary_positions`, of which a prompt and its answer may need `--max-model-len`.
+    """
+    return rotary_positions(model_config) - int(model_config.max_model_len)
+
+
+def check_positions(model_config: Any, prompt: Any, dropped: int) -> None:
+    """Refuse a prompt that may reach beyond the rotary table, and warn of one beyond the model's own positions.
+
+    vLLM itself limits tokens alone, and positions count dropped ones too.
 
     Args:
         model_config: vLLM's, of a model whose positions count all tokens.
+        prompt: as processed.
         dropped: number of dropped tokens of the prompt.
 
     Raises:
-        ValueError: it may.
+        ValueError: it may reach beyond the table.
     """
-    table = rotary_positions(model_config)
-    if dropped + model_config.max_model_len > table:
+    if dropped > positions_for_dropped(model_config):
         raise ValueError(
-            f"the prompt's videos must leave room in the model's {table} positions for --max-model-len, "
-            f"{model_config.max_model_len}, got {dropped} positions of dropped tokens: lower --max-model-len, or "
-            "give shorter videos"
+            f"the prompt's videos must leave room in the model's {rotary_positions(model_config)} positions for "
+            f"--max-model-len, {model_config.max_model_len}, got {dropped} positions of dropped tokens: lower "
+            "--max-model-len, or give shorter videos"
+        )
+    own = model_config.hf_config.get_text_config().max_position_embeddings
+    if len(prompt["prompt_token_ids"]) + dropped > own:
+        logger.warning_once(
+            "A prompt has positions beyond the %d for which the language model was made (max_position_embeddings), "
+            "since dropped tokens count: its answers may be worse. Give fewer frames.",
+            own,
         )
 
 

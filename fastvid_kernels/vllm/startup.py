@@ -112,6 +112,7 @@ class LlavaNextVideoConfig(_Config):
         """Check the tower, and configure M-RoPE in the language model."""
         config = vllm_config.model_config.hf_config
         llava_next_video.check_config(config, llava_settings(serving))
+        _check_hooks(vllm_config)
         serving.kept_per_frame(llava_next_video.tokens_per_frame(config))
         _use_mrope(config.get_text_config())
 
@@ -133,8 +134,7 @@ class TowerConfig(_Config):
         multimodal = vllm_config.model_config.multimodal_config
         if multimodal.mm_encoder_tp_mode == "data":
             raise ValueError(f"--mm-encoder-tp-mode must be 'weights' with {METHOD}, got 'data'")
-        if getattr(vllm_config.compilation_config, "compile_mm_encoder", False):
-            raise ValueError(f"compile_mm_encoder must be off with {METHOD}, which puts hooks on the vision tower")
+        _check_hooks(vllm_config)
         vision = vllm_config.model_config.hf_config.vision_config
         full = getattr(vision, "fullatt_block_indexes", None)
         if full is not None and vision.depth - 1 not in full:
@@ -182,6 +182,11 @@ def _check_engine(vllm_config: Any) -> None:
         raise ValueError(f"--enable-mm-embeds must be off with {METHOD}: embeddings alone cannot be scored")
 
 
+def _check_hooks(vllm_config: Any) -> None:
+    if getattr(vllm_config.compilation_config, "compile_mm_encoder", False):
+        raise ValueError(f"compile_mm_encoder must be off with {METHOD}, which puts hooks on the vision tower")
+
+
 def _use_mrope(text: Any) -> None:
     """Make vLLM ask the model for positions."""
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -191,8 +196,8 @@ def _use_mrope(text: Any) -> None:
 def _check_language_model(text: Any) -> None:
     if has_sliding_window(text):
         raise ValueError(
-            f"no layer of the language model may have a sliding window with {METHOD}: its length would count kept "
-            "tokens alone"
+            f"the language model must have no sliding window with {METHOD}, since its length would count kept tokens "
+            f"alone, got sliding_window {getattr(text, 'sliding_window', None)}"
         )
     rope = text.rope_parameters
     kind = rope.get("rope_type", "default")

@@ -95,20 +95,24 @@ class ServedClsAttention:
         self._tower = tower
         self._gather = gather
 
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the tower on `[F, 3, height, width]`.
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the tower on frames `[F, 3, height, width]`.
 
         Returns:
-            The states of [CLS] and of the P patches behind the block, `[F, 1 + P, H]`; and attention `[F, P]`.
+            The patches' states behind the block, `[F, P, H]`; attention `[F, P]`; and the states of [CLS], `[F, H]`.
+
+        Raises:
+            RuntimeError: the block's projection did not run as a module of its own.
         """
         self._hook.follow()
         self._recorder.start()
         try:
             states: Tensor = self._tower(pixels, feature_select_strategy="full")
             attention = self._recorder.attention
-            assert attention is not None, "the block's projection did not run as a module of its own"
+            if attention is None:
+                raise RuntimeError("the blocks of the vision tower must run as modules of their own, not compiled")
             # Ranks exchange contiguous tensors only.
-            return states, self._gather(attention[None].contiguous(), 0).mean(dim=0)
+            return states[:, 1:], self._gather(attention[None].contiguous(), 0).mean(dim=0), states[:, 0]
         finally:
             self._recorder.forget()
 

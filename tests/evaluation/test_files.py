@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from fastvid_kernels.evaluation.failure import RunFailed
 from fastvid_kernels.evaluation.files import LoudFiles
@@ -45,7 +46,7 @@ class Ours(LoudFiles, Upstream):
     pass
 
 
-PICTURE = object()
+PICTURE = Image.new("RGB", (2, 2))
 
 
 def test_what_it_takes_is_passed_on() -> None:
@@ -55,10 +56,32 @@ def test_what_it_takes_is_passed_on() -> None:
     ]
 
 
-@pytest.mark.parametrize("visuals", [["film.webm"], ["film.MP4"], [PICTURE, ["film.mkv"]]], ids=str)
-def test_a_file_that_would_be_left_out_ends_the_run(visuals: list[Any]) -> None:
-    with pytest.raises(RunFailed, match=r"reading film\.\w+ failed: ValueError: its name must end in \.mp4"):
-        Ours().generate_until([request(), request(*visuals)])
+@pytest.mark.parametrize("name", ["film.webm", "film.MP4", "film"])
+def test_a_file_that_would_be_left_out_ends_the_run(name: str) -> None:
+    with pytest.raises(RunFailed, match=rf"reading {name} failed: ValueError: its name must end in \.mp4"):
+        Ours().generate_until([request(), request(PICTURE, name)])
+
+
+@pytest.mark.parametrize("visual", [["film.mp4"], {"video": "film.mp4"}, None], ids=str)
+def test_what_is_no_picture_and_no_path_ends_the_run(visual: Any) -> None:
+    with pytest.raises(RunFailed, match="doc_to_visual must give pictures and paths of videos, got"):
+        Ours().generate_until([request(visual)])
+
+
+@pytest.mark.parametrize("visuals", ["film.mp4", {"video": "film.mp4"}], ids=str)
+def test_what_is_no_list_ends_the_run(visuals: Any) -> None:
+    """lmms-eval would go through the letters of a path."""
+    one = Request(("What is shown?", {}, lambda doc: visuals, "doc", "task", "test"))
+    with pytest.raises(RunFailed, match="doc_to_visual must give a list, got"):
+        Ours().generate_until([one])
+
+
+def test_files_are_counted_anew_in_each_run() -> None:
+    ours = Ours()
+    ours.generate_until([request("b.avi", PICTURE), request()])
+    assert ours.files == 3
+    ours.generate_until([request()])
+    assert ours.files == 1
 
 
 def test_without_pruning_it_is_lmms_evals() -> None:

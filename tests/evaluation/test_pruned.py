@@ -143,3 +143,6 @@ def test_counts_are_refused_by_what_they_lack() -> None:
     for counts in (Counts(2, 1, 1, 100, 10), Counts(2, 2, 0, 0, 0)):
         with pytest.raises(RunFailed):
             counts.check()
+    Counts(2, 2, 2, 100, 10).check(files=2)
+    with pytest.raises(RunFailed, match="1 of 2 videos were pruned"):
+        Counts(2, 2, 1, 100, 10).check(files=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +97,30 @@ def test_a_method_whose_count_depends_on_the_video(case: Case) -> None:
     assert 0 < counts["tokens_kept"] < counts["tokens_in"]
 
 
-@pytest.mark.parametrize("name", ["film.m4v", "broken.mp4"])
-def test_a_clip_that_would_be_left_out_ends_the_run(case: Case, name: str, tmp_path: Path, clips: list[Path]) -> None:
-    """lmms-eval's classes leave out files of other names; that for Qwen2-VL also leaves out those it cannot read."""
-    path = tmp_path / name
-    path.write_bytes(clips[0].read_bytes()[: 500 if name == "broken.mp4" else None])
-    folder = tasks.write(tmp_path, [clips[1], path])
-    if case.simple:
-        with pytest.raises(RunFailed, match=f"{name} failed" if name == "film.m4v" else "failed"):
-            case.run(folder, retention_ratio=0.25)
-    elif name == "film.m4v":
-        assert case.run(folder, retention_ratio=0.25).counts()["videos"] == 2
+SIMPLE = pytest.mark.parametrize("case", [name for name in CASES if name.endswith("simple")], indirect=True)
+
+
+@SIMPLE
+def test_a_file_of_another_name_ends_the_run(case: Case, tmp_path: Path, clips: list[Path]) -> None:
+    """lmms-eval's simple classes leave it out, and answer without."""
+    path = shutil.copy(clips[0], tmp_path / "film.m4v")
+    with pytest.raises(RunFailed, match=r"reading .*film\.m4v failed: ValueError: its name must end in"):
+        case.run(tasks.write(tmp_path, [clips[1], path]), retention_ratio=0.25)
+
+
+@SIMPLE
+@pytest.mark.parametrize("damage", ["cut", "no first frame"])
+def test_a_clip_that_cannot_be_read_ends_the_run(case: Case, damage: str, tmp_path: Path, clips: list[Path]) -> None:
+    """lmms-eval's class for Qwen2-VL leaves it out, and answers without; the others raise errors of their own."""
+    path = tmp_path / "broken.mp4"
+    content = clips[0].read_bytes()
+    frames = content.index(b"mdat") + 4
+    path.write_bytes(content[:500] if damage == "cut" else content[:frames] + bytes(3000) + content[frames + 3000 :])
+    with pytest.raises(RunFailed, match=r"reading .*broken\.mp4 failed" if case.model == "qwen2_vl" else "answering"):
+        case.run(tasks.write(tmp_path, [clips[1], path]), retention_ratio=0.25)
+
+
+@pytest.mark.parametrize("case", ["qwen2_5_vl simple"], indirect=True)
+def test_a_video_without_a_place_in_the_prompt_ends_the_run(case: Case) -> None:
+    with pytest.raises(RunFailed, match="no video was pruned in 3 requests"):
+        case.run(retention_ratio=0.25, interleave_visuals=True)
