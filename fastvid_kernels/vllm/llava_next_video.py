@@ -19,7 +19,6 @@ from fastvid_kernels.vllm.placement import Item, with_positions
 from fastvid_kernels.vllm.processing import (
     FullStopBehindVideos,
     PrunedProcessor,
-    check_positions,
     check_text_behind,
     positions_for_dropped,
 )
@@ -63,7 +62,7 @@ class Processor(PrunedProcessor, upstream.LlavaNextVideoMultiModalProcessor):
         config = self.info.get_hf_config()
         kept = serving.kept_per_frame(tokens_per_frame(config))
         frames = sum(one.length // kept for one in prompt["mm_placeholders"].get("video", ()))
-        check_positions(self.info.ctx.model_config, prompt, frames * dropped_per_frame(serving, config))
+        self.check_positions(prompt, frames * dropped_per_frame(serving, config))
 
 
 class DummyInputs(FullStopBehindVideos, upstream.LlavaNextVideoDummyInputsBuilder):

@@ -17,7 +17,7 @@ from fastvid_kernels.adapters.scoring import PatchScorer, scorer
 from fastvid_kernels.vision import pool_to_grid
 from fastvid_kernels.vllm.model import PrunedModel
 from fastvid_kernels.vllm.placement import Item, with_positions
-from fastvid_kernels.vllm.processing import PrunedProcessor, check_positions
+from fastvid_kernels.vllm.processing import PrunedProcessor
 from fastvid_kernels.vllm.settings import METHOD, Serving
 from fastvid_kernels.vllm.startup import llava_settings, serving_of, tokens_per_frame
 
@@ -39,11 +39,10 @@ class Processor(PrunedProcessor, upstream.LlavaOnevisionMultiModalProcessor):
 
     def check_places(self, serving: Serving, prompt: Any) -> None:
         """See `PrunedProcessor`."""
-        model_config = self.info.ctx.model_config
-        n = tokens_per_frame(model_config.hf_config.vision_config)
+        n = tokens_per_frame(self.info.get_hf_config().vision_config)
         kept = serving.kept_per_frame(n)
         dropped = sum((one.length - 1) // kept * (n - kept) for one in prompt["mm_placeholders"].get("video", ()))
-        check_positions(model_config, prompt, dropped)
+        self.check_positions(prompt, dropped)
 
 
 @MULTIMODAL_REGISTRY.register_processor(

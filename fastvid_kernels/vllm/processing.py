@@ -18,6 +18,7 @@ class PrunedProcessor:
     """Mixin before a vLLM processor class; does nothing if the server does not prune by this method."""
 
     info: Any
+    _warms_up = False
 
     @property
     def serving(self) -> Serving | None:
@@ -38,6 +39,41 @@ class PrunedProcessor:
         if serving is not None:
             self.check_places(serving, prompt)
         return prompt
+
+    def check_positions(self, prompt: Any, dropped: int) -> None:
+        """Refuse a processed prompt that may reach beyond the rotary table, and warn of one beyond the model's own.
+
+        For models whose positions count all tokens: vLLM itself limits the kept ones alone.
+
+        Args:
+            prompt: the prompt.
+            dropped: how many of its tokens were dropped.
+
+        Raises:
+            ValueError: it may reach beyond the table.
+        """
+        model_config = self.info.ctx.model_config
+        if dropped > positions_for_dropped(model_config):
+            raise ValueError(
+                f"the prompt's videos must leave room in the model's {rotary_positions(model_config)} positions for "
+                f"--max-model-len, {model_config.max_model_len}, got {dropped} positions of dropped tokens: lower "
+                "--max-model-len, or give shorter videos"
+            )
+        own = model_config.hf_config.get_text_config().max_position_embeddings
+        if len(prompt["prompt_token_ids"]) + dropped > own and not self._warms_up:
+            logger.warning_once(
+                "A prompt has positions beyond the %d for which the language model was made "
+                "(max_position_embeddings), since dropped tokens count: its answer may be worse. Give fewer frames.",
+                own,
+            )
+
+    def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """Process what vLLM warms up with; nobody is to be warned of that."""
+        self._warms_up = True
+        try:
+            return super().get_dummy_mm_inputs(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._warms_up = False
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
         hashes = super()._get_mm_hashes(inputs)  # type: ignore[misc]
@@ -100,34 +136,6 @@ def positions_for_dropped(model_config: Any) -> int:
     vLLM's rotary table holds `rotary_positions`, of which a prompt and its answer may need `--max-model-len`.
     """
     return rotary_positions(model_config) - int(model_config.max_model_len)
-
-
-def check_positions(model_config: Any, prompt: Any, dropped: int) -> None:
-    """Refuse a prompt that may reach beyond the rotary table, and warn of one beyond the model's own positions.
-
-    vLLM itself limits tokens alone, and positions count dropped ones too.
-
-    Args:
-        model_config: vLLM's, of a model whose positions count all tokens.
-        prompt: as processed.
-        dropped: number of dropped tokens of the prompt.
-
-    Raises:
-        ValueError: it may reach beyond the table.
-    """
-    if dropped > positions_for_dropped(model_config):
-        raise ValueError(
-            f"the prompt's videos must leave room in the model's {rotary_positions(model_config)} positions for "
-            f"--max-model-len, {model_config.max_model_len}, got {dropped} positions of dropped tokens: lower "
-            "--max-model-len, or give shorter videos"
-        )
-    own = model_config.hf_config.get_text_config().max_position_embeddings
-    if len(prompt["prompt_token_ids"]) + dropped > own:
-        logger.warning_once(
-            "A prompt has positions beyond the %d for which the language model was made (max_position_embeddings), "
-            "since dropped tokens count: its answers may be worse. Give fewer frames.",
-            own,
-        )
 
 
 def kept_of_grid(serving: Serving, grid: Any, merge_size: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES
+from fastvid_kernels.vllm import processing
 from tests.adapters import tiny, tiny_next_video
 from tests.adapters.tiny import VIDEO
 from tests.vllm import engine
@@ -45,20 +46,25 @@ def test_positions_that_bfloat16_does_not_have(family: NextVideo) -> None:
 
 
 @here
-def test_what_vllm_warms_up_with_has_positions(family: NextVideo) -> None:
+def test_what_vllm_warms_up_with_has_positions(family: NextVideo, monkeypatch: pytest.MonkeyPatch) -> None:
     """512 tokens would be 85 frames, whose dropped tokens need more positions than the rotary table has.
 
     vLLM refuses what takes more tokens than its warm-up, if that is more than it takes at once.
     """
     short = {"hf_overrides": {"text_config": {"max_position_embeddings": 512}}, "max_model_len": 512}
     short["max_num_batched_tokens"] = 400
+    warnings: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(processing.logger, "warning_once", lambda *what: warnings.append(what))
     with engine.running(family.checkpoint, **family.settings(), **short) as running:
         processor = running.llm.llm_engine.renderer.mm_processor
         (made,) = processor.get_dummy_mm_inputs({"video": 1})["mm_placeholders"]["video"]
         # There are 4 times 512 positions, of which 512 are for a prompt's own tokens. A frame drops 19 tokens.
         assert made.length == 80 * KEPT_A_FRAME
+        family.check(request := family.short(1), *running.answer(request))
+        assert not warnings
         request = Request([VIDEO, *words(1, 3)], (video(1, frames=80),))
         family.check(request, *running.answer(request))
+        assert [one[1] for one in warnings] == [512]
         with pytest.raises(ValueError, match="got 1539 positions of dropped tokens: lower --max-model-len"):
             running.answer(Request([VIDEO, *words(1, 3)], (video(1, frames=81),)))
 
