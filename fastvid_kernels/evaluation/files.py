@@ -13,7 +13,7 @@ from fastvid_kernels.evaluation.failure import RunFailed, ends_the_run
 
 
 class LoudFiles:
-    """Mixin for classes for tasks with `doc_to_text`, which take files of some names only; name it after `Pruned`."""
+    """Mixin for classes for tasks with `doc_to_text`, which may leave out a video; name it after `Pruned`."""
 
     files: int
 
@@ -40,13 +40,11 @@ class LoudFiles:
         return visuals or ()
 
     def check_file(self, path: str) -> None:
-        """Raise unless lmms-eval's class takes the file for a video.
+        """Raise unless lmms-eval's class takes the file for a video; here it takes every file.
 
         Raises:
-            ValueError: its name ends otherwise.
+            ValueError: it would leave it out.
         """
-        if not path.endswith((".mp4", ".avi", ".mov")):
-            raise ValueError("its name must end in .mp4, .avi or .mov: lmms-eval would leave it out of the prompt")
 
     def _checked(self, request: Any) -> Any:
         context, options, doc_to_visual, *rest = request.args
@@ -64,3 +62,16 @@ class LoudFiles:
                     f"doc_to_visual must give pictures and paths of videos, got {one!r}: lmms-eval would leave it out"
                 )
         return visuals
+
+
+class LoudNames(LoudFiles):
+    """`LoudFiles` for classes that take only files of some names."""
+
+    def check_file(self, path: str) -> None:
+        """See `LoudFiles`.
+
+        Raises:
+            ValueError: the name of the file ends otherwise.
+        """
+        if not path.endswith((".mp4", ".avi", ".mov")):
+            raise ValueError("its name must end in .mp4, .avi or .mov: lmms-eval would leave it out of the prompt")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from lmms_eval.models.chat import llava_hf as chat
 from lmms_eval.models.simple import llava_hf as simple
 
+from fastvid_kernels.evaluation.failure import RunFailed
+from fastvid_kernels.evaluation.files import LoudFiles
 from fastvid_kernels.evaluation.pruned import LoudVideos, Pruned
 
 
@@ -22,8 +25,19 @@ class _OneDevice(Pruned):
         return {**theirs, "device": device, "device_map": device}
 
 
-class LlavaHf(_OneDevice, LoudVideos, simple.LlavaHf):  # type: ignore[misc]
+class LlavaHf(_OneDevice, LoudVideos, LoudFiles, simple.LlavaHf):  # type: ignore[misc]
     """lmms-eval's class for tasks with `doc_to_text`, pruned."""
+
+    def as_list(self, visuals: Any) -> Sequence[Any]:
+        """See `LoudFiles`.
+
+        Raises:
+            RunFailed: there is neither a picture nor a video: lmms-eval would ask the last document's question again.
+        """
+        found = super().as_list(visuals)
+        if not found:
+            raise RunFailed("doc_to_visual must give pictures or a video for --model llava_hf, got none")
+        return found
 
 
 class LlavaHfChat(_OneDevice, LoudVideos, chat.LlavaHf):  # type: ignore[misc]

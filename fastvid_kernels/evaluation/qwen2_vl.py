@@ -7,11 +7,11 @@ from typing import Any
 
 from lmms_eval.models.simple import qwen2_vl as simple
 
-from fastvid_kernels.evaluation.files import LoudFiles
+from fastvid_kernels.evaluation.files import LoudNames
 from fastvid_kernels.evaluation.pruned import Pruned
 
 
-class Qwen2VL(Pruned, LoudFiles, simple.Qwen2_VL):  # type: ignore[misc]
+class Qwen2VL(Pruned, LoudNames, simple.Qwen2_VL):  # type: ignore[misc]
     """lmms-eval's class, pruned."""
 
     def as_list(self, visuals: Any) -> Sequence[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,10 +106,13 @@ class PrunedByGrid(PrunedModel):
         return scores
 
     def pruned_videos(self, run: Any, video_input: Any, channels: int) -> list[tuple[Tensor, Pruned]]:
-        """Run the tower, and prune the videos.
+        """Run the tower, and prune the videos, one by one.
+
+        So no video's tokens depend on those beside it, to the last bit. And many may come at once, since vLLM's budget
+        counts kept tokens: together they would take more memory than it has set aside.
 
         Args:
-            run: maps the input to the embeddings of each video, `[F * N, C]`.
+            run: maps the input of a video to a sequence of one, its embeddings `[F * N, C]`.
             video_input: vLLM's input, with `video_grid_thw`.
             channels: how many of the C channels, from the first, are the tokens.
 
@@ -118,20 +122,25 @@ class PrunedByGrid(PrunedModel):
         grids: list[Grid] = [
             (frames, rows, columns) for frames, rows, columns in video_input["video_grid_thw"].tolist()
         ]
+        patches = video_input["pixel_values_videos"].split([math.prod(grid) for grid in grids])
+        inputs = [
+            {"type": video_input["type"], "pixel_values_videos": one, "video_grid_thw": row}
+            for one, row in zip(patches, video_input["video_grid_thw"].split(1), strict=True)
+        ]
+        return [self._pruned_video(run, one, grid, channels) for one, grid in zip(inputs, grids, strict=True)]
+
+    def _pruned_video(self, run: Any, video_input: Any, grid: Grid, channels: int) -> tuple[Tensor, Pruned]:
         if self.of_tower is None:
-            videos, scores = run(video_input), None
+            (embeddings,) = run(video_input)
         else:
-            videos, scores = self.of_tower.of(run, grids, video_input)
-        pruned = []
-        for number, (embeddings, grid) in enumerate(zip(videos, grids, strict=True)):
-            tokens = embeddings[:, :channels].contiguous().unflatten(0, (grid[0], -1))
-            if scores is None:
-                assert self.of_tokens is not None
-                attention = self.of_tokens(tokens)
-            else:
-                attention = self.in_rows(scores[number], grid)
-            pruned.append((embeddings, self.pruner(Video(tokens, attention))))
-        return pruned
+            (embeddings,), (scores,) = self.of_tower.of(run, [grid], video_input)
+        tokens = embeddings[:, :channels].contiguous().unflatten(0, (grid[0], -1))
+        if self.of_tower is None:
+            assert self.of_tokens is not None
+            attention = self.of_tokens(tokens)
+        else:
+            attention = self.in_rows(scores, grid)
+        return embeddings, self.pruner(Video(tokens, attention))
 
 
 class TextBetweenFrames(PrunedByGrid):

@@ -7,11 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from vllm.logger import init_logger
+from vllm.multimodal.parse import EmbeddingItems
 
 from fastvid_kernels.vllm.settings import Serving
 from fastvid_kernels.vllm.startup import rotary_positions, serving_of
 
 logger = init_logger(__name__)
+
+# Of transformers' configurations, the attributes that hold the token ids of placeholders.
+_PLACEHOLDERS = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
 
 
 class PrunedProcessor:
@@ -33,11 +37,28 @@ class PrunedProcessor:
         """
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        """Process a request with vLLM's own processor, and check the result."""
-        prompt = super().apply(inputs, timing_ctx)  # type: ignore[misc]
+        """Process a request with vLLM's own processor, and check it.
+
+        Raises:
+            ValueError: the request has embeddings of a video, or its tokens cannot be given positions.
+        """
         serving = self.serving
-        if serving is not None:
+        # vLLM allows embeddings where a connector for caches is configured, whatever was checked when it started.
+        if serving is not None and isinstance(inputs.mm_data_items.get("video"), EmbeddingItems):
+            raise ValueError("a video must be given as frames where videos are pruned, got its embeddings")
+        prompt = super().apply(inputs, timing_ctx)  # type: ignore[misc]
+        if serving is None:
+            return prompt
+        try:
+            check_placeholders(self.info.get_hf_config(), prompt)
             self.check_places(serving, prompt)
+        except ValueError:
+            # This process now takes the request's images and videos for cached in the engine, which never gets them:
+            # the next request with one of them would fail.
+            if inputs.cache is not None:
+                for name in (one for several in prompt["mm_hashes"].values() for one in several):
+                    inputs.cache.invalidate(name)
+            raise
         return prompt
 
     def check_positions(self, prompt: Any, dropped: int) -> None:
@@ -114,6 +135,31 @@ class PrunedQwenProcessor(PrunedProcessor):
             return kept_of_grid(serving, grid, config.vision_config.spatial_merge_size)
 
         return [resized(one, count, config.video_token_id) if one.modality == "video" else one for one in updates]
+
+
+def check_placeholders(config: Any, prompt: Any) -> None:
+    """Refuse a processed prompt with a placeholder that stands for nothing, before an image or a video.
+
+    Images and videos are found by their placeholders, so it would be taken for the next one's.
+
+    Args:
+        config: the model's configuration.
+        prompt: the prompt.
+
+    Raises:
+        ValueError: it has such a placeholder.
+    """
+    placeholders = {getattr(config, name) for name in _PLACEHOLDERS if hasattr(config, name)}
+    ranges = [one for several in prompt["mm_placeholders"].values() for one in several]
+    inside = {place for one in ranges for place in range(one.offset, one.offset + one.length)}
+    before = range(max((one.offset for one in ranges), default=0))
+    ids = prompt["prompt_token_ids"]
+    stray = [place for place in before if ids[place] in placeholders and place not in inside]
+    if stray:
+        raise ValueError(
+            "the text before an image or a video must not contain a placeholder of its own where videos are pruned, "
+            f"got token {ids[stray[0]]} at {stray[0]}: write it in another way, for instance with a space in it"
+        )
 
 
 def check_text_behind(prompt: Any) -> None:

@@ -178,6 +178,10 @@ def _check_engine(vllm_config: Any) -> None:
             f"--enable-tower-connector-lora must be off with {METHOD}: vLLM counts a tower's tokens by a prompt's "
             "placeholders, which are fewer where videos are pruned"
         )
+    if vllm_config.model_config.enable_prompt_embeds:
+        raise ValueError(f"--enable-prompt-embeds must be off with {METHOD}: videos are found by their token ids")
+    if vllm_config.model_config.multimodal_config.mm_encoder_only:
+        raise ValueError(f"--mm-encoder-only must be off with {METHOD}, which was not tested without a language model")
     if vllm_config.model_config.multimodal_config.enable_mm_embeds:
         raise ValueError(f"--enable-mm-embeds must be off with {METHOD}: embeddings alone cannot be scored")
 

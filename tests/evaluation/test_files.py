@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fastvid_kernels.evaluation.failure import RunFailed
-from fastvid_kernels.evaluation.files import LoudFiles
+from fastvid_kernels.evaluation.files import LoudNames
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Upstream:
         return not isinstance(one, str) or one.endswith((".mp4", ".avi", ".mov"))
 
 
-class Ours(LoudFiles, Upstream):
+class Ours(LoudNames, Upstream):
     pass
 
 

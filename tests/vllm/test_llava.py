@@ -22,6 +22,27 @@ def test_the_prompt_holds_the_kept_tokens(family: Llava, served: Engine) -> None
     assert request.ids.index(VIDEO) == len(request.ids) - 1 - BEHIND
 
 
+def test_a_placeholder_in_the_text_before_a_video_is_refused(family: Llava, served: Engine) -> None:
+    """It would be taken for the video's. The same video can be asked about in another way."""
+    with pytest.raises(ValueError, match=r"must not contain a placeholder of its own .*, got token 121 at 3"):
+        served.answer(Request([*words(1, 3), tiny.IMAGE, VIDEO, *words(2, 4)], (video(41),)))
+    request = Request([*words(1, 3), VIDEO, *words(2, 4)], (video(41),))
+    family.check(request, *served.answer(request))
+
+
+def test_a_placeholder_in_the_text_behind_a_video(family: Llava, served: Engine) -> None:
+    (answer,) = served.answer(Request([*words(1, 3), VIDEO, *words(2, 4), tiny.IMAGE, 5], (video(1),)))
+    assert answer.prompt == 3 + tiny.FRAMES * KEPT_A_FRAME + 1 + 6
+
+
+def test_a_video_s_embeddings_are_refused(family: Llava, served: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM allows them wherever a connector for caches may need them."""
+    multimodal = served.llm.llm_engine.model_config.multimodal_config
+    monkeypatch.setattr(multimodal, "enable_mm_embeds", True)
+    with pytest.raises(ValueError, match="a video must be given as frames"):
+        served.answer(Request([VIDEO, *words(1, 3)], (torch.zeros(12, 128),)))
+
+
 def test_a_video_that_needs_more_positions_than_there_are(family: Llava) -> None:
     short = {"hf_overrides": {"text_config": {"max_position_embeddings": 512}}, "max_model_len": 512}
     with engine.running(family.checkpoint, **family.settings(), **short) as running:

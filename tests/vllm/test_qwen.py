@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from tests.adapters.tiny_qwen import END, START, VIDEO, words
-from tests.vllm import engine
+from tests.vllm import checkpoints, engine
 from tests.vllm.engine import Engine, Request
-from tests.vllm.qwen import CLIP, Qwen, video
+from tests.vllm.qwen import CLIP, WIDE, Qwen, video
 
 QWEN = ["qwen2", "qwen2.5", "qwen3", "qwen3-moe", "qwen3.5"]
 every = pytest.mark.parametrize("family", [*QWEN, "glm4.1", "glm4.6"], indirect=True)
@@ -39,6 +41,42 @@ def test_positions_that_bfloat16_does_not_have(family: Qwen) -> None:
     keep[(types == 2).nonzero()[:, 0][kept[0]]] = True
     assert answer.prompt == int(keep.sum())
     assert torch.equal(given[0][:, : answer.prompt], positions[:, keep])
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen2.5", "qwen3", "glm4.1"], indirect=True)
+def test_the_tower_sees_videos_one_by_one(family: Qwen, served: Engine) -> None:
+    """vLLM's runners for a CPU, and V1's for a GPU, give a model that prunes one video at a time; V2 does not."""
+    model = served.model
+    clips = [
+        family.processor(
+            text=family.processor.video_token,
+            videos=[frames],
+            video_metadata=[{key: value for key, value in metadata.items() if key != "do_sample_frames"}],
+            do_sample_frames=False,
+            return_tensors="pt",
+        )
+        for frames, metadata in (video(1), video(2, 18, WIDE))
+    ]
+    several = {
+        "type": "pixel_values_videos",
+        "pixel_values_videos": torch.cat([one.pixel_values_videos for one in clips]),
+        "video_grid_thw": torch.cat([one.video_grid_thw for one in clips]),
+    }
+    vllms = next(one for one in type(model).__mro__ if one.__module__.startswith("vllm."))
+    seen = []
+
+    def run(video_input: Any) -> Any:
+        seen.append(len(video_input["video_grid_thw"]))
+        return vllms._process_video_input(model, video_input)
+
+    width = checkpoints.QWEN_TEXT["hidden_size"]
+    with torch.inference_mode():
+        found = model.pruned_videos(run, several, width)
+        alone = [model.pruned_videos(run, {**one, "type": several["type"]}, width) for one in clips]
+    assert seen == [1, 1, 1, 1]
+    for (_, kept), [(_, expected)] in zip(found, alone, strict=True):
+        assert torch.equal(kept.indices, expected.indices)
+        assert torch.equal(kept.tokens, expected.tokens)
 
 
 @every

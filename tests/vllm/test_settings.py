@@ -31,6 +31,8 @@ WITHOUT_PLUGIN = os.environ | {"VLLM_PLUGINS": ""}
         ({"attention": "cls"}, {}, "attention must be one of"),
         ({"tau": "high"}, {}, "tau"),
         ({}, {"hf_overrides": STRETCHED}, "rope_type must be 'default' with fastvid, got 'linear'"),
+        ({}, {"enable_prompt_embeds": True}, "--enable-prompt-embeds must be off with fastvid"),
+        ({}, {"mm_encoder_only": True}, "--mm-encoder-only must be off with fastvid"),
     ],
 )
 def test_what_cannot_work_is_refused_at_start_up(

@@ -60,8 +60,8 @@ class LlavaConfig(transformers.LlamaConfig):
 
 
 def tokenizer_image_token(prompt: str, tokenizer: Any, image_token: int, return_tensors: str) -> Tensor:
-    before, after = (tokenizer.encode(part, add_special_tokens=False) for part in prompt.split("<image>"))
-    return torch.tensor([*before, image_token, *after])
+    first, *others = (tokenizer.encode(part, add_special_tokens=False) for part in prompt.split("<image>"))
+    return torch.tensor([*first, *(one for part in others for one in (image_token, *part))])
 
 
 class Loader:

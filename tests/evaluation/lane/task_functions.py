@@ -10,7 +10,7 @@ def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
         from PIL import Image
 
         return [Image.open(doc["path"]).convert("RGB")]
-    return [doc["path"]]
+    return [] if doc["kind"] == "text" else [doc["path"]]
 
 
 def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, str] | None = None) -> str:

@@ -135,6 +135,16 @@ def test_a_task_of_pictures_is_refused(run_of: Any, tmp_path: Path) -> None:
         run_of(folder)
 
 
+def test_a_document_without_visuals_is_refused(
+    folder: Path, llava: dict[str, Any], siglip: Path, tmp_path: Path, clips: list[Path]
+) -> None:
+    """lmms-eval's simple class would ask the question of the document before it again."""
+    text = tasks.write(tmp_path, clips[:1], kind="text")
+    arguments = {**llava, "siglip": siglip, "retention_ratio": 0.25}
+    with pytest.raises(RunFailed, match="doc_to_visual must give pictures or a video"):
+        runs.evaluate(text, "llava_hf", arguments, simple=True, recorded=MODEL)
+
+
 @pytest.mark.parametrize(("name", "value"), [("method", "nothing"), ("retention_ratio", 0.001), ("nonsense", 1)])
 def test_a_model_that_cannot_be_made_ends_the_run(run_of: Any, folder: Path, name: str, value: Any) -> None:
     with pytest.raises(RunFailed, match="loading the model failed"):

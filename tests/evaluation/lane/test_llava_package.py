@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from fastvid_kernels.evaluation.failure import RunFailed
 from tests.adapters import tiny, tiny_llava
@@ -78,6 +79,22 @@ def test_a_clip_that_cannot_be_read_ends_the_run(case: Case, tmp_path: Path, cli
     broken.write_bytes(clips[0].read_bytes()[:500])
     with pytest.raises(RunFailed, match=r"reading .*broken\.mp4.* failed"):
         case.run(tasks.write(tmp_path, [clips[1], broken]), retention_ratio=0.25)
+
+
+@pytest.mark.parametrize("case", ["llava_onevision"], indirect=True)
+def test_frames_that_cannot_be_processed_end_the_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lmms-eval answers without the video, as it does where memory is short."""
+    original, calls = transformers.SiglipImageProcessor.preprocess, []
+
+    def preprocess(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise RuntimeError("injected")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(transformers.SiglipImageProcessor, "preprocess", preprocess)
+    with pytest.raises(RunFailed, match="2 of 3 videos were pruned"):
+        case.run(retention_ratio=0.25)
 
 
 def test_a_reader_whose_errors_are_answers_is_refused(case: Case) -> None:
