@@ -30,22 +30,9 @@ def test_a_video_needs_text_behind_it(family: Qwen, served: Engine) -> None:
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen2.5", "qwen3", "glm4.1"], indirect=True)
-def test_positions_that_bfloat16_does_not_have(family: Qwen) -> None:
-    """The video's positions begin beyond 256; which tokens are kept is read from the pruner, since dtypes differ."""
-    request = Request([*words(20, 301), *CLIP, *words(21, 10)], (video(22, frames=40),))
-    with engine.running(family.checkpoint, **family.settings(), dtype="bfloat16") as running:
-        kept, given = running.watch()
-        (answer,) = running.answer(request, new=1)
-    positions, types = family.positions(request)
-    keep = types != 2
-    keep[(types == 2).nonzero()[:, 0][kept[0]]] = True
-    assert answer.prompt == int(keep.sum())
-    assert torch.equal(given[0][:, : answer.prompt], positions[:, keep])
-
-
-@pytest.mark.parametrize("family", ["qwen2", "qwen2.5", "qwen3", "glm4.1"], indirect=True)
 def test_the_tower_sees_videos_one_by_one(family: Qwen, served: Engine) -> None:
     """vLLM's runners for a CPU, and V1's for a GPU, give a model that prunes one video at a time; V2 does not."""
+    # Of an engine beside which no other has run: that would have taken its groups of ranks away.
     model = served.model
     clips = [
         family.processor(
@@ -77,6 +64,20 @@ def test_the_tower_sees_videos_one_by_one(family: Qwen, served: Engine) -> None:
     for (_, kept), [(_, expected)] in zip(found, alone, strict=True):
         assert torch.equal(kept.indices, expected.indices)
         assert torch.equal(kept.tokens, expected.tokens)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen2.5", "qwen3", "glm4.1"], indirect=True)
+def test_positions_that_bfloat16_does_not_have(family: Qwen) -> None:
+    """The video's positions begin beyond 256; which tokens are kept is read from the pruner, since dtypes differ."""
+    request = Request([*words(20, 301), *CLIP, *words(21, 10)], (video(22, frames=40),))
+    with engine.running(family.checkpoint, **family.settings(), dtype="bfloat16") as running:
+        kept, given = running.watch()
+        (answer,) = running.answer(request, new=1)
+    positions, types = family.positions(request)
+    keep = types != 2
+    keep[(types == 2).nonzero()[:, 0][kept[0]]] = True
+    assert answer.prompt == int(keep.sum())
+    assert torch.equal(given[0][:, : answer.prompt], positions[:, keep])
 
 
 @every
