@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import torch
 
 from tests.vllm import engine
@@ -56,6 +57,14 @@ class Family(ABC):
             "additional_config": {"fastvid": fastvid | own},
             "limit_mm_per_prompt": self.limits,
         }
+
+    def check_refused(self, message: str, own: dict[str, Any], asked: dict[str, Any]) -> None:
+        """Check that an engine with such settings does not start, for the reason in the message."""
+        with (
+            pytest.raises(Exception, match=message),
+            engine.running(self.checkpoint, **(self.settings(**own) | asked)),
+        ):
+            pass
 
     def check(self, request: Request, answer: Answer) -> float:
         """Check that the answer is as expected; returns the worst difference of log-probabilities."""

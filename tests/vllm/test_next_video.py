@@ -125,8 +125,4 @@ def test_a_substitute_chosen_by_name(family: NextVideo, name: str, monkeypatch: 
 def test_what_cannot_work_is_refused_at_start_up(
     family: NextVideo, own: dict[str, Any], asked: dict[str, Any], message: str
 ) -> None:
-    with (
-        pytest.raises(Exception, match=message),
-        engine.running(family.checkpoint, **(family.settings(**own) | asked)),
-    ):
-        pass
+    family.check_refused(message, own, asked)
