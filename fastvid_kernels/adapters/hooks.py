@@ -36,7 +36,7 @@ def _is_ours(hook: Any) -> bool:
 
 
 class Recorder:
-    """A forward hook that keeps a module's last input and output between `start` and `forget`.
+    """A forward hook that keeps a module's last positional input and output between `start` and `forget`.
 
     It refers to no module: a copy of the module, which copies its hooks, must not copy the rest of the model too.
     """
@@ -57,7 +57,7 @@ class Recorder:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """Record a call."""
         if self._recording:
-            self.input, self.output = args[0], output
+            self.input, self.output = args[0] if args else None, output
 
 
 class ChildHook:

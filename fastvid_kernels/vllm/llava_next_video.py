@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +13,6 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from fastvid_kernels.adapters.llava_next_video import DEFAULT_ATTENTION, pooling, tokens_per_frame
 from fastvid_kernels.adapters.pruner import Video
-from fastvid_kernels.vision import ATTENTION_SUBSTITUTES
 from fastvid_kernels.vllm.model import PrunedModel
 from fastvid_kernels.vllm.placement import Item, with_positions
 from fastvid_kernels.vllm.processing import (
@@ -24,7 +23,7 @@ from fastvid_kernels.vllm.processing import (
 )
 from fastvid_kernels.vllm.settings import METHOD, Serving
 from fastvid_kernels.vllm.startup import serving_of
-from fastvid_kernels.vllm.towers import ServedClsAttention
+from fastvid_kernels.vllm.towers import ServedClsAttention, ServedScorer
 
 
 class ProcessingInfo(upstream.LlavaNextVideoProcessingInfo):
@@ -87,23 +86,20 @@ class LlavaNextVideoForConditionalGeneration(
         assert self.serving is not None
         self.tokens_per_frame = tokens_per_frame(config)
         self.pool = pooling(config)
-        self.score = self.scorer(self.serving.attention or DEFAULT_ATTENTION)
+        # vLLM builds no blocks behind the one that the model's tokens are made of.
+        layers = self.vision_tower.vision_model.encoder.layers
+        of_cls = ServedClsAttention(
+            self.vision_tower,
+            f"vision_model.encoder.layers.{len(layers) - 1}.self_attn.attn",
+            layers[-1].self_attn.num_heads_per_partition,
+            tensor_model_parallel_all_gather,
+        )
+        self.score = ServedScorer(self._run, of_cls, self.serving.attention or DEFAULT_ATTENTION)
 
-    def scorer(self, name: str) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]:
-        """The function that scores the patches of frames `[F, 3, height, width]`, by [CLS] or a substitute.
-
-        It returns the patches' states `[F, P, H]`, attention `[F, P]`, and the frames' features: the states of [CLS]
-        `[F, H]`, or None with a substitute.
-        """
-        if name == DEFAULT_ATTENTION:
-            return ServedClsAttention(self.vision_tower, tensor_model_parallel_all_gather)
-        substitute = ATTENTION_SUBSTITUTES[name]
-
-        def score(pixels: Tensor) -> tuple[Tensor, Tensor, None]:
-            patches = self.vision_tower(pixels, feature_select_strategy="default")
-            return patches, substitute(patches), None
-
-        return score
+    def _run(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of frames `[F, N, D]`, and the tower's states `[F, 1 + P, H]`."""
+        states: Tensor = self.vision_tower(pixels, feature_select_strategy="full")
+        return self.multi_modal_projector(self.vision_resampler(states[:, 1:])), states
 
     def items(self, features: Sequence[Any]) -> list[Item]:
         """See `PrunedModel`. The number of frames follows from the length."""
@@ -127,7 +123,6 @@ class LlavaNextVideoForConditionalGeneration(
 
     def _pruned(self, pixels: Tensor) -> Tensor:
         """Kept tokens of a video `[F, 3, height, width]`, with their positions as channels."""
-        patches, attention, features = self.score(pixels)
-        tokens = self.multi_modal_projector(self.vision_resampler(patches))
+        tokens, attention, features = self.score(pixels)
         kept = self.pruner(Video(tokens, self.pool(attention), features))
         return with_positions(kept.tokens, kept.indices.expand(3, -1))

@@ -13,6 +13,8 @@ from fastvid_kernels.vllm.settings import METHOD
 MODELS = {
     "LlavaOnevisionForConditionalGeneration": "llava_onevision",
     "LlavaNextVideoForConditionalGeneration": "llava_next_video",
+    "InternVLForConditionalGeneration": "internvl",
+    "InternVLChatModel": "internvl",
     "Qwen2VLForConditionalGeneration": "qwen2_vl",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
     "Qwen3VLForConditionalGeneration": "qwen3_vl",

@@ -15,7 +15,15 @@ from fastvid_kernels.adapters.qwen_vl import DEFAULT_ATTENTION
 from fastvid_kernels.adapters.tower import Grid, TowerAttention
 from fastvid_kernels.api import Pruned
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, TOWER_ATTENTION, TowerScore
-from fastvid_kernels.vllm.placement import Item, delta, in_grid, place, prompt_positions
+from fastvid_kernels.vllm.placement import (
+    Item,
+    between_texts,
+    delta,
+    in_grid,
+    place,
+    prompt_positions,
+    with_positions,
+)
 from fastvid_kernels.vllm.pruning import ServedPruner
 from fastvid_kernels.vllm.settings import Serving
 from fastvid_kernels.vllm.startup import serving_of
@@ -81,6 +89,49 @@ class PrunedModel:
         return embeddings, positions, delta(positions)
 
 
+class TextEmbedded(PrunedModel):
+    """Base class of models with text between the frames of a video, which is embedded with the video.
+
+    How many tokens of a frame are kept depends on the video, and with it where the text between frames stands. So a
+    prompt has as many placeholders as there are text and kept tokens, and the model fills all of them.
+    """
+
+    language_model: Any
+
+    def refuse_adapters_of_the_embedding(self) -> None:
+        """Make vLLM refuse LoRA adapters that change the embedding.
+
+        Where a video is embedded, vLLM does not know which adapter its request has.
+        """
+        others = dict(getattr(self.language_model, "embedding_modules", {}))
+        others.pop("embed_tokens", None)
+        self.language_model.embedding_modules = others
+
+    def with_texts(self, kept: Pruned, texts: Sequence[Sequence[int]], grid: Tensor) -> Tensor:
+        """A video as in the prompt: the text around its frames, its kept tokens, and their positions as channels.
+
+        Args:
+            kept: the kept tokens.
+            texts: F + 1 lists of token ids: before the first frame, between frames, and after the last one.
+            grid: int64 `[3, N]`, as `between_texts` takes it.
+        """
+        places, counts = places_of(kept, len(texts) - 1, grid.shape[1])
+        is_kept = torch.tensor(
+            [
+                one
+                for text, count in zip(texts, [*counts, 0], strict=True)
+                for one in [False] * len(text) + [True] * count
+            ]
+        )
+        embeddings = kept.tokens.new_empty(len(is_kept), self.embedding_width)
+        is_kept = is_kept.to(embeddings.device)
+        embeddings[is_kept] = kept.tokens
+        words = torch.tensor([one for text in texts for one in text], device=embeddings.device)
+        embeddings[~is_kept] = self.language_model.embed_input_ids(words).to(embeddings)
+        positions = between_texts([len(text) for text in texts], grid, places)
+        return with_positions(embeddings, positions.to(embeddings.device), lead=len(texts[0]))
+
+
 class PrunedByGrid(PrunedModel):
     """Base class of Qwen and GLM models: hooks on the tower, and the pruning of videos given their grids."""
 
@@ -143,12 +194,8 @@ class PrunedByGrid(PrunedModel):
         return embeddings, self.pruner(Video(tokens, attention))
 
 
-class TextBetweenFrames(PrunedByGrid):
-    """Base class of models with text between the frames of a video, which is embedded with the video.
-
-    How many tokens of a frame are kept depends on the video, and with it where the text between frames stands. So a
-    prompt has as many placeholders as there are text and kept tokens, and the model fills all of them.
-    """
+class TextBetweenFrames(TextEmbedded, PrunedByGrid):
+    """Base class of Qwen and GLM models with text between the frames of a video."""
 
     def items(self, features: Sequence[Any]) -> list[Item]:
         """See `PrunedModel`."""

@@ -76,25 +76,25 @@ def in_grid(frames: int, rows: int, columns: int, per_frame: float = 1.0) -> Ten
     return torch.stack([axis.flatten() for axis in grid])
 
 
-def between_texts(lengths: Sequence[int], rows: int, columns: int, kept: Tensor) -> Tensor:
+def between_texts(lengths: Sequence[int], grid: Tensor, kept: Tensor) -> Tensor:
     """Relative positions of a video with text around its F frames, int64 `[3, length]`.
 
     Args:
         lengths: F + 1 numbers of text tokens: before the first frame, between frames, and after the last one.
-        rows: number of rows of tokens in a frame.
-        columns: number of tokens in a row.
-        kept: int64 `[kept]`, ascending: `frame * rows * columns + place` of the kept tokens.
+        grid: int64 `[3, N]`, positions of a frame's tokens from 0; the text behind a frame follows the largest one.
+        kept: int64 `[kept]`, ascending: `frame * N + place` of the kept tokens.
     """
     parts: list[Tensor] = []
     at = 0
-    frames = torch.div(kept, rows * columns, rounding_mode="floor")
-    grid = in_grid(1, rows, columns)
+    n = grid.shape[1]
+    frames = torch.div(kept, n, rounding_mode="floor")
+    span = int(grid.max()) + 1
     for frame, length in enumerate(lengths):
         parts.append(torch.arange(at, at + length).expand(3, -1))
         at += length
         # After the last frame there is only text.
-        parts.append(grid[:, kept[frames == frame] % (rows * columns)] + at)
-        at += max(rows, columns)
+        parts.append(grid[:, kept[frames == frame] % n] + at)
+        at += span
     return torch.cat(parts, dim=1)
 
 

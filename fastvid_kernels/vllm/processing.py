@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any
 
 from vllm.logger import init_logger
+from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import EmbeddingItems
+from vllm.multimodal.processing import PromptUpdateDetails
 
 from fastvid_kernels.vllm.settings import Serving
 from fastvid_kernels.vllm.startup import rotary_positions, serving_of
@@ -15,6 +18,10 @@ from fastvid_kernels.vllm.startup import rotary_positions, serving_of
 logger = init_logger(__name__)
 
 # Of transformers' configurations, the attributes that hold the token ids of placeholders.
+TEXTS = "fastvid_texts"
+"""Name of an input of models with text between frames: of each video F + 1 lists of token ids, the text around its F
+frames."""
+
 _PLACEHOLDERS = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
 
 
@@ -28,6 +35,12 @@ class PrunedProcessor:
     def serving(self) -> Serving | None:
         """How videos are pruned; None if this method is not in use."""
         return serving_of(self.info.ctx.model_config)
+
+    @property
+    def placeholders(self) -> set[int]:
+        """Token ids of the placeholders of images and videos."""
+        config = self.info.get_hf_config()
+        return {getattr(config, name) for name in _PLACEHOLDERS if hasattr(config, name)}
 
     def check_places(self, serving: Serving, prompt: Any) -> None:
         """Refuse a processed prompt, before it reaches the engine, if its tokens cannot be given positions.
@@ -50,7 +63,7 @@ class PrunedProcessor:
         if serving is None:
             return prompt
         try:
-            check_placeholders(self.info.get_hf_config(), prompt)
+            check_placeholders(self.placeholders, prompt)
             self.check_places(serving, prompt)
         except ValueError:
             # This process now takes the request's images and videos for cached in the engine, which never gets them:
@@ -137,19 +150,77 @@ class PrunedQwenProcessor(PrunedProcessor):
         return [resized(one, count, config.video_token_id) if one.modality == "video" else one for one in updates]
 
 
-def check_placeholders(config: Any, prompt: Any) -> None:
+class TextAroundFrames(PrunedProcessor):
+    """Counts the kept tokens of a video, puts all in its first frame, and gives the model the text around its frames.
+
+    The model fills all of a video's prompt, so that it can put text where the kept tokens leave room for it.
+    """
+
+    @property
+    def video_placeholder(self) -> int | None:
+        """The token id that stands for a token of a video in a prompt; None if the model takes no videos."""
+        raise NotImplementedError
+
+    def texts(self, mm_items: Any, processed: Any) -> list[list[list[int]]]:
+        """The text around the frames of each video, given vLLM's items and what its own processor made of them."""
+        raise NotImplementedError
+
+    def kept(self, serving: Serving, given: Any) -> int:
+        """How many tokens of a video are kept, given its inputs of the model."""
+        raise NotImplementedError
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
+        processed = super()._apply_hf_processor_main(mm_items, hf_kwargs)  # type: ignore[misc]
+        if self.serving is not None and "video" in mm_items:
+            processed[TEXTS] = self.texts(mm_items, processed)
+        return processed
+
+    def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, object]) -> Mapping[str, Any]:
+        fields = super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs)  # type: ignore[misc]
+        return {**fields, TEXTS: MultiModalFieldConfig.batched("video", keep_on_cpu=True)}
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)  # type: ignore[misc]
+        serving = self.serving
+        if serving is None:
+            return updates  # type: ignore[no-any-return]
+
+        def in_the_first_frame(item: int) -> Any:
+            given = out_mm_kwargs["video"][item]
+            first, *others = given[TEXTS].data
+            placeholders = [self.video_placeholder] * self.kept(serving, given)
+            return PromptUpdateDetails.from_seq([*first, *placeholders, *(one for text in others for one in text)])
+
+        return [replace(one, replacement=in_the_first_frame) if one.modality == "video" else one for one in updates]
+
+
+def texts_around(ids: Sequence[int], placeholder: int | None) -> list[list[int]]:
+    """The text before, between and after runs of a placeholder in token ids."""
+    texts: list[list[int]] = [[]]
+    in_run = False
+    for one in ids:
+        if one != placeholder:
+            texts[-1].append(one)
+        elif not in_run:
+            texts.append([])
+        in_run = one == placeholder
+    return texts
+
+
+def check_placeholders(placeholders: AbstractSet[int], prompt: Any) -> None:
     """Refuse a processed prompt with a placeholder that stands for nothing, before an image or a video.
 
     Images and videos are found by their placeholders, so it would be taken for the next one's.
 
     Args:
-        config: the model's configuration.
+        placeholders: ids of the placeholders of images and videos.
         prompt: the prompt.
 
     Raises:
         ValueError: it has such a placeholder.
     """
-    placeholders = {getattr(config, name) for name in _PLACEHOLDERS if hasattr(config, name)}
     ranges = [one for several in prompt["mm_placeholders"].values() for one in several]
     inside = {place for one in ranges for place in range(one.offset, one.offset + one.length)}
     before = range(max((one.offset for one in ranges), default=0))

@@ -10,7 +10,7 @@ from vllm.model_executor.models import qwen3_vl as upstream
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from fastvid_kernels.vllm.model import TextBetweenFrames, places_of
-from fastvid_kernels.vllm.placement import between_texts, position_channels
+from fastvid_kernels.vllm.placement import between_texts, in_grid, position_channels
 from fastvid_kernels.vllm.processing import PrunedQwenProcessor
 from fastvid_kernels.vllm.settings import METHOD
 
@@ -34,11 +34,8 @@ class Qwen3VLForConditionalGeneration(TextBetweenFrames, upstream.Qwen3VLForCond
         # The DeepStack features of the first layers are further channels beside the tokens.
         if self.prepare_pruning(vllm_config, self.visual_dim + self.multiscale_dim, ids):
             self.prepare_tower()
-            # The text between frames is embedded with its video, where vLLM does not know which adapter a request has:
-            # vLLM then refuses LoRA adapters that change the embedding. It refuses them for GLM anyhow.
-            others = dict(getattr(self.language_model, "embedding_modules", {}))
-            others.pop("embed_tokens", None)
-            self.language_model.embedding_modules = others
+            # vLLM refuses them for GLM anyhow.
+            self.refuse_adapters_of_the_embedding()
 
     def _postprocess_image_embeds_evs(self, image_embeds_split: Any, image_input: Any) -> Any:
         if self.serving is None:
@@ -86,5 +83,6 @@ class Qwen3VLForConditionalGeneration(TextBetweenFrames, upstream.Qwen3VLForCond
         firsts = [start + 1 for start in given["is_vision_start"].nonzero()[:, 0].tolist()]
         ends = [first + count for first, count in zip(firsts, given["num_tokens_per_frame"], strict=True)]
         lengths = [first - end for first, end in zip([*firsts, given["seq_len"]], [0, *ends], strict=True)]
-        positions = between_texts(lengths, rows // merge, columns // merge, given["retention_mask"])
+        grid = in_grid(1, rows // merge, columns // merge)
+        positions = between_texts(lengths, grid, given["retention_mask"])
         return position_channels(positions, lead=lengths[0]).to(given["device"], self.visual.dtype)

@@ -13,6 +13,7 @@ from fastvid_kernels.adapters.scoring import scorer
 from fastvid_kernels.adapters.settings import Settings
 from fastvid_kernels.config import PruneConfig
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, TOWER_ATTENTION, pooled_grid
+from fastvid_kernels.vllm import internvl_config
 from fastvid_kernels.vllm.settings import METHOD, Serving
 
 _KEY = "fastvid"
@@ -53,10 +54,12 @@ class _Config(VerifyAndUpdateConfig):
 
     Attributes:
         defaults: the published hyperparameters.
+        rope_types: the language model's RoPE may be of these.
         upstream: vLLM's own hook, which is called first.
     """
 
     defaults: PruneConfig
+    rope_types: tuple[str, ...] = ("default",)
     upstream: type[VerifyAndUpdateConfig] | None = None
 
     @classmethod
@@ -71,7 +74,7 @@ class _Config(VerifyAndUpdateConfig):
         additional = vllm_config.additional_config
         serving = Serving.asked(rate, additional if isinstance(additional, dict) else {}, cls.defaults)
         _check_engine(vllm_config)
-        _check_language_model(model_config.hf_config.get_text_config())
+        _check_language_model(model_config.hf_config.get_text_config(), cls.rope_types)
         cls.prepare(vllm_config, serving)
         setattr(model_config.hf_config, _KEY, serving.plain())
 
@@ -117,6 +120,22 @@ class LlavaNextVideoConfig(_Config):
         _use_mrope(config.get_text_config())
 
 
+class InternVLConfig(_Config):
+    """Turns on M-RoPE, as `LlavaOnevisionConfig` does."""
+
+    defaults = PruneConfig()
+    rope_types = ("default", "dynamic")
+
+    @classmethod
+    def prepare(cls, vllm_config: Any, serving: Serving) -> None:
+        """Check the tower, and configure M-RoPE in the language model."""
+        config = vllm_config.model_config.hf_config
+        internvl_config.check_config(config, serving)
+        _check_tower(vllm_config)
+        serving.kept_per_frame(internvl_config.tokens_per_frame(config))
+        _use_mrope(config.get_text_config())
+
+
 class TowerConfig(_Config):
     """Qwen and GLM models have M-RoPE already."""
 
@@ -131,10 +150,7 @@ class TowerConfig(_Config):
                 f"attention must be one of {', '.join(known)} for this model, whose attention comes from its own "
                 f"vision tower, got {serving.attention or 'siglip'}"
             )
-        multimodal = vllm_config.model_config.multimodal_config
-        if multimodal.mm_encoder_tp_mode == "data":
-            raise ValueError(f"--mm-encoder-tp-mode must be 'weights' with {METHOD}, got 'data'")
-        _check_hooks(vllm_config)
+        _check_tower(vllm_config)
         vision = vllm_config.model_config.hf_config.vision_config
         full = getattr(vision, "fullatt_block_indexes", None)
         if full is not None and vision.depth - 1 not in full:
@@ -153,6 +169,8 @@ class HybridConfig(TowerConfig):
 CONFIGS = {
     "LlavaOnevisionForConditionalGeneration": LlavaOnevisionConfig,
     "LlavaNextVideoForConditionalGeneration": LlavaNextVideoConfig,
+    "InternVLForConditionalGeneration": InternVLConfig,
+    "InternVLChatModel": InternVLConfig,
     "Qwen2VLForConditionalGeneration": TowerConfig,
     "Qwen2_5_VLForConditionalGeneration": TowerConfig,
     "Qwen3VLForConditionalGeneration": TowerConfig,
@@ -186,6 +204,12 @@ def _check_engine(vllm_config: Any) -> None:
         raise ValueError(f"--enable-mm-embeds must be off with {METHOD}: embeddings alone cannot be scored")
 
 
+def _check_tower(vllm_config: Any) -> None:
+    if vllm_config.model_config.multimodal_config.mm_encoder_tp_mode == "data":
+        raise ValueError(f"--mm-encoder-tp-mode must be 'weights' with {METHOD}, got 'data'")
+    _check_hooks(vllm_config)
+
+
 def _check_hooks(vllm_config: Any) -> None:
     if getattr(vllm_config.compilation_config, "compile_mm_encoder", False):
         raise ValueError(f"compile_mm_encoder must be off with {METHOD}, which puts hooks on the vision tower")
@@ -194,10 +218,11 @@ def _check_hooks(vllm_config: Any) -> None:
 def _use_mrope(text: Any) -> None:
     """Make vLLM ask the model for positions."""
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    text.rope_parameters["mrope_section"] = [head_dim // 2, 0, 0]
+    # vLLM's "dynamic" scaling, with a factor alone, is RoPE unscaled.
+    text.rope_parameters |= {"rope_type": "default", "mrope_section": [head_dim // 2, 0, 0]}
 
 
-def _check_language_model(text: Any) -> None:
+def _check_language_model(text: Any, rope_types: tuple[str, ...]) -> None:
     if has_sliding_window(text):
         raise ValueError(
             f"the language model must have no sliding window with {METHOD}, since its length would count kept tokens "
@@ -205,7 +230,7 @@ def _check_language_model(text: Any) -> None:
         )
     rope = text.rope_parameters
     kind = rope.get("rope_type", "default")
-    if kind != "default":
+    if kind not in rope_types or {"alpha", "max_trained_positions"} & rope.keys():
         raise ValueError(
             f"the model's rope_type must be 'default' with {METHOD}, got {kind!r}: do not use RoPE scaling"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from fastvid_kernels.adapters.cls_token import ClsRecorder
 from fastvid_kernels.adapters.hooks import ChildHook
 from fastvid_kernels.adapters.tower import BlockScorer, Grid
-from fastvid_kernels.vision import TowerScore
+from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, TowerScore
 
+Result = TypeVar("Result")
 Gather = Callable[[Tensor, int], Tensor]
 """Concatenates the tensors of all ranks along a dimension."""
 
@@ -78,45 +79,70 @@ class SlicedBlockScorer(ServedBlockScorer):
 
 
 class ServedClsAttention:
-    """What [CLS] attends to in the last block of a CLIP tower that projects queries, keys and values in one row.
-
-    vLLM builds no blocks behind the one that the model's tokens are made of.
+    """What [CLS] attends to in a block of a tower, from the queries and keys that the block gives to vLLM's attention.
 
     Args:
         tower: vLLM's tower.
-        gather: gathers the scores of all ranks, each of which has the queries, keys and values of some heads.
+        path: from the tower to the module that gets queries, keys and values, `[F, 1 + P, H * d]` each.
+        heads: how many heads of them this rank has.
+        gather: gathers the scores of all ranks.
     """
 
-    def __init__(self, tower: Any, gather: Gather = alone) -> None:
-        layers = tower.vision_model.encoder.layers
-        self._recorder = ClsRecorder(layers[-1].self_attn.num_heads_per_partition)
-        path = f"vision_model.encoder.layers.{len(layers) - 1}.self_attn.qkv_proj"
-        self._hook = ChildHook(tower, path, self._after_projection)
-        self._tower = tower
+    def __init__(self, tower: nn.Module, path: str, heads: int, gather: Gather = alone) -> None:
+        self._recorder = ClsRecorder(heads)
+        self._hook = ChildHook(tower, path, self._before_attention, before=True)
         self._gather = gather
 
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def of(self, run: Callable[[Tensor], Result], pixels: Tensor) -> tuple[Result, Tensor]:
         """Run the tower on frames `[F, 3, height, width]`.
 
+        Args:
+            run: runs the tower once.
+            pixels: the frames.
+
         Returns:
-            The patches' states behind the block, `[F, P, H]`; attention `[F, P]`; and the states of [CLS], `[F, H]`.
+            The result of `run`, and the attention `[F, P]`.
 
         Raises:
-            RuntimeError: the block's projection did not run as a module of its own.
+            RuntimeError: the block did not run as a module of its own.
         """
         self._hook.follow()
         self._recorder.start()
         try:
-            states: Tensor = self._tower(pixels, feature_select_strategy="full")
+            result = run(pixels)
             attention = self._recorder.attention
             if attention is None:
                 raise RuntimeError("the blocks of the vision tower must run as modules of their own, not compiled")
             # Ranks exchange contiguous tensors only.
-            return states[:, 1:], self._gather(attention[None].contiguous(), 0).mean(dim=0), states[:, 0]
+            return result, self._gather(attention[None].contiguous(), 0).mean(dim=0)
         finally:
             self._recorder.forget()
 
-    def _after_projection(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        queries, keys, _ = output[0].chunk(3, dim=-1)
+    def _before_attention(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        queries, keys, _ = args
         self._recorder.after_query(module, args, queries)
         self._recorder.after_key(module, args, keys)
+
+
+class ServedScorer:
+    """Scores the patches of frames by [CLS], or by a substitute chosen by name.
+
+    Args:
+        run: runs the tower on frames `[F, 3, height, width]`, and returns tokens `[F, N, D]` and the states
+            `[F, 1 + P, H]` of [CLS] and the patches, of which they are made.
+        of_cls: what [CLS] attends to.
+        name: of a substitute; any other stands for [CLS].
+    """
+
+    def __init__(self, run: Callable[[Tensor], tuple[Tensor, Tensor]], of_cls: ServedClsAttention, name: str) -> None:
+        self._run = run
+        self._of_cls = of_cls
+        self._substitute = ATTENTION_SUBSTITUTES.get(name)
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens `[F, N, D]`, attention `[F, P]`, and features: states of [CLS] `[F, H]`, or None with a substitute."""
+        if self._substitute is not None:
+            tokens, states = self._run(pixels)
+            return tokens, self._substitute(states[:, 1:]), None
+        (tokens, states), attention = self._of_cls.of(self._run, pixels)
+        return tokens, attention, states[:, 0]

@@ -103,7 +103,7 @@ def test_frames_between_words_are_placed_as_by_hand() -> None:
     keep[video[-clip.tokens_per_frame :]] = False
     expected = qwen_independent.positions(tiny_qwen.KINDS["qwen3"], prompt)[:, keep][:, 3:] - 3
     # Around frames are three ids, two words for a time and the start mark, and the end mark of the frame before.
-    found = between_texts([3, *[4] * 9, 1], 2, 3, keep[video].nonzero()[:, 0])
+    found = between_texts([3, *[4] * 9, 1], in_grid(1, 2, 3), keep[video].nonzero()[:, 0])
     assert torch.equal(found, expected)
 
 

@@ -2,7 +2,7 @@
 
 The environment variable VLLM_PLUGINS chooses plug-ins: all if it is not set, none if it is empty.
 
-REQUESTS is a pickled tuple: vLLM's `limit_mm_per_prompt`, and a list of requests. The program answers them one by one,
+REQUESTS is a pickled tuple: settings of the engine, and a list of requests. The program answers them one by one,
 and writes a pickled tuple to ANSWERS: the name of the model's module, whether the package was imported, and the list of
 answers.
 """
@@ -23,8 +23,8 @@ def main() -> None:
     os.environ |= engine.ENVIRONMENT
     recurrence.stand_in(pytest.MonkeyPatch())
     checkpoint, given, answers = (Path(one) for one in sys.argv[1:])
-    limits, requests = pickle.loads(given.read_bytes())
-    with engine.running(checkpoint, limit_mm_per_prompt=limits) as plain:
+    settings, requests = pickle.loads(given.read_bytes())
+    with engine.running(checkpoint, **settings) as plain:
         found = [plain.answer(one)[0] for one in requests]
         module = type(plain.model).__module__
     answers.write_bytes(pickle.dumps((module, "fastvid_kernels" in sys.modules, found)))

@@ -22,13 +22,19 @@ os.environ |= engine.ENVIRONMENT
 
 @pytest.fixture(scope="module")
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
-    """The family that the parameter names: "llava", "next-video", or a kind of Qwen or GLM."""
+    """The family that the parameter names: "llava" or another of `makers`, or a kind of Qwen or GLM."""
     # Imported only here, since all load transformers.
+    from tests.vllm.internvl import InternVL, InternVLChat
     from tests.vllm.llava import Llava
     from tests.vllm.next_video import NextVideo
     from tests.vllm.qwen import Qwen
 
-    makers: dict[str, Callable[[Path], Family]] = {"llava": Llava, "next-video": NextVideo}
+    makers: dict[str, Callable[[Path], Family]] = {
+        "llava": Llava,
+        "next-video": NextVideo,
+        "internvl": InternVL,
+        "internvl-chat": InternVLChat,
+    }
     make = makers.get(request.param, partial(Qwen, request.param))
     directory = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -22,6 +22,7 @@ class Family(ABC):
         hyperparameters: of pruning, as the oracle takes them.
         chunk: tokens in a chunk of prefill; a video takes more than three chunks.
         has_state: whether some layers have a state, as linear attention does.
+        engine_settings: of every engine that serves the model.
         limits: how many videos and images a prompt may have.
         model: the model in transformers.
         processor: its processor in transformers.
@@ -31,6 +32,7 @@ class Family(ABC):
     hyperparameters: ClassVar[dict[str, Any]]
     chunk: ClassVar[int]
     has_state = False
+    engine_settings: ClassVar[dict[str, Any]] = {}
     limits: ClassVar[dict[str, int]] = {"video": 4, "image": 4}
     model: Any
     processor: Any
@@ -51,7 +53,7 @@ class Family(ABC):
     def settings(self, **own: Any) -> dict[str, Any]:
         """Settings of an engine that prunes; `own` goes into the additional configuration."""
         fastvid = {name: value for name, value in self.hyperparameters.items() if name != "retention_ratio"}
-        return {
+        return self.engine_settings | {
             "video_pruning_rate": 1 - self.hyperparameters["retention_ratio"],
             "video_pruning_method": "fastvid",
             "additional_config": {"fastvid": fastvid | own},

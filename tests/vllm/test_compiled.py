@@ -13,7 +13,7 @@ from tests.vllm import engine
 from tests.vllm.family import Family
 
 
-@pytest.mark.parametrize("family", ["llava", "next-video", "qwen2.5", "qwen3", "glm4.1"], indirect=True)
+@pytest.mark.parametrize("family", ["llava", "next-video", "internvl", "qwen2.5", "qwen3", "glm4.1"], indirect=True)
 def test_compiled(family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
     with engine.running(family.checkpoint, **family.settings(), enforce_eager=False) as running:

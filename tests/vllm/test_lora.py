@@ -29,7 +29,9 @@ def adapter(model: Any, targets: str, directory: Path, seed: int = 3) -> Any:
     return trained.merge_and_unload()
 
 
-@pytest.mark.parametrize("family", ["next-video", "qwen2", "qwen2.5", "qwen3", "qwen3.5", "glm4.1"], indirect=True)
+@pytest.mark.parametrize(
+    "family", ["next-video", "internvl", "qwen2", "qwen2.5", "qwen3", "qwen3.5", "glm4.1"], indirect=True
+)
 def test_requests_with_adapters_and_without(family: Family, tmp_path: Path) -> None:
     adapters = [tmp_path / "one", tmp_path / "two"]
     merged = [adapter(family.model, PROJECTIONS, one, seed) for seed, one in enumerate(adapters)]
@@ -45,9 +47,9 @@ def test_requests_with_adapters_and_without(family: Family, tmp_path: Path) -> N
                 family.check(request, answers[len(adapters) * number + one])
 
 
-@pytest.mark.parametrize("family", ["qwen3", "glm4.1"], indirect=True)
+@pytest.mark.parametrize("family", ["internvl", "qwen3", "glm4.1"], indirect=True)
 def test_an_adapter_of_the_embedding_is_refused(family: Qwen, tmp_path: Path) -> None:
-    """By the plug-in for Qwen3-VL, by vLLM itself for GLM."""
+    """By the plug-in for InternVL and Qwen3-VL, by vLLM itself for GLM."""
     adapter(family.model, r".*language_model\.embed_tokens", tmp_path)
     request = family.requests()["video"]
     with (

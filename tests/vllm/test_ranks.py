@@ -9,7 +9,20 @@ from tests.vllm.family import Family
 
 
 @pytest.mark.parametrize(
-    "family", ["llava", "next-video", "qwen2", "qwen2.5", "qwen3", "qwen3-moe", "glm4.1", "glm4.5-moe"], indirect=True
+    "family",
+    [
+        "llava",
+        "next-video",
+        "internvl",
+        "internvl-chat",
+        "qwen2",
+        "qwen2.5",
+        "qwen3",
+        "qwen3-moe",
+        "glm4.1",
+        "glm4.5-moe",
+    ],
+    indirect=True,
 )
 def test_two_ranks(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each rank on a core of its own; without this, vLLM looks for a NUMA node for each.

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.parametrize(
     [
         "llava",
         "next-video",
+        "internvl",
+        "internvl-chat",
         "qwen2",
         "qwen2.5",
         "qwen3",

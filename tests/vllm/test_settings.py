@@ -15,7 +15,7 @@ from fastvid_kernels.vllm import register
 from tests.vllm import engine
 from tests.vllm.family import Family
 
-FAMILIES = ["llava", "next-video", "qwen2", "qwen2.5", "qwen3", "qwen3.5", "glm4.1"]
+FAMILIES = ["llava", "next-video", "internvl", "internvl-chat", "qwen2", "qwen2.5", "qwen3", "qwen3.5", "glm4.1"]
 EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES, indirect=True)
 STRETCHED = {"text_config": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}}
 WITHOUT_PLUGIN = os.environ | {"VLLM_PLUGINS": ""}
@@ -50,7 +50,7 @@ def test_a_model_of_another_class_is_refused(family: Family) -> None:
         pass
 
 
-@pytest.mark.parametrize("family", ["llava", "next-video", "qwen2", "glm4.1"], indirect=True)
+@pytest.mark.parametrize("family", ["llava", "next-video", "internvl", "qwen2", "glm4.1"], indirect=True)
 def test_a_rate_without_a_method_is_refused_where_vllm_has_none(family: Family) -> None:
     """Without the plug-in vLLM takes the rate, and silently prunes nothing."""
     with (
@@ -75,7 +75,8 @@ def test_without_the_method_vllm_is_what_it_is_without_the_plug_in(family: Famil
     # One by one: vLLM itself fails on two videos of different lengths in a batch.
     several = [one for name, one in family.requests().items() if name in ("text", "video", "image", "long")]
     requests, answers = tmp_path / "requests", tmp_path / "answers"
-    requests.write_bytes(pickle.dumps((family.limits, several)))
+    settings = family.engine_settings | {"limit_mm_per_prompt": family.limits}
+    requests.write_bytes(pickle.dumps((settings, several)))
     found = []
     # Each in a process of its own: an engine that was compiled earlier in a process changes the bits of later ones.
     for environment in (os.environ, WITHOUT_PLUGIN):
