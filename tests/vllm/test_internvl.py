@@ -10,12 +10,20 @@ import torch
 
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES
 from fastvid_kernels.vllm import processing
+from fastvid_kernels.vllm.startup import rotary_positions
 from tests.adapters import tiny
 from tests.vllm import engine
 from tests.vllm.engine import Engine, Request
 from tests.vllm.internvl import CONTEXT, KEPT_A_FRAME, VIDEO_PAD, InternVL, InternVLChat, pooled
 from tests.vllm.llava import video, words
 
+EXPERTS = {
+    "model_type": "qwen3_moe",
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+}
 here = pytest.mark.parametrize("family", ["internvl"], indirect=True)
 both = pytest.mark.parametrize("family", ["internvl", "internvl-chat"], indirect=True)
 
@@ -116,6 +124,19 @@ def test_other_settings_of_the_model(make: Any, vision: dict[str, Any], text: di
     with engine.running(family.checkpoint, **family.settings()) as running:
         for request in (family.requests()["video"], family.short(3)):
             family.check(request, *running.answer(request))
+        rotary = next(one for one in running.model.modules() if hasattr(one, "cos_sin_cache"))
+        assert len(rotary.cos_sin_cache) == rotary_positions(running.llm.llm_engine.vllm_config.model_config)
+
+
+@pytest.mark.parametrize("make", [InternVL, InternVLChat])
+def test_a_mixture_of_experts_compiled(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM compiles this language model for one row of positions."""
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "cache"))
+    family = make(tmp_path / "model", text=EXPERTS)
+    with engine.running(family.checkpoint, **family.settings(), enforce_eager=False) as running:
+        assert type(running.model.language_model).__name__ == "Qwen3MoeForCausalLM"
+        for name in ("video", "image, video, image"):
+            family.check(request := family.requests()[name], *running.answer(request))
 
 
 @both
