@@ -6,6 +6,7 @@ A frame is preceded by its number, as text, and its tokens stand between two mar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -98,7 +99,7 @@ class InternS1Processor(_Processor, interns1.InternS1MultiModalProcessor):
 
     def texts_of(self, frames: int) -> list[list[int]]:
         """See `_Processor`."""
-        processor = self.info.get_hf_processor()
+        processor = with_one_token(self.info.get_hf_processor())
         text = processor.replace_video_token({"pixel_values_videos": [torch.empty(frames)]}, 0)
         # There, a video's tokens have the placeholder of an image's.
         return texts_around(processor.tokenizer(text, add_special_tokens=False)["input_ids"], processor.image_token_id)
@@ -120,7 +121,15 @@ class InternVLProcessor(_Processor, internvl.InternVLMultiModalProcessor):
 
     def texts_of(self, frames: int) -> list[list[int]]:
         """See `_Processor`."""
-        return texts_around(self.info.get_hf_processor().get_video_repl(frames).full, self.video_placeholder)
+        processor = with_one_token(self.info.get_hf_processor())
+        return texts_around(processor.get_video_repl(frames).full, self.video_placeholder)
+
+
+def with_one_token(processor: Any) -> Any:
+    """A copy of a processor that writes one token a frame: to find the text around frames, it needs no more."""
+    processor = copy(processor)
+    processor.image_seq_length = 1
+    return processor
 
 
 class _Model(TextEmbedded):

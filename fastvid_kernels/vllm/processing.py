@@ -17,11 +17,11 @@ from fastvid_kernels.vllm.startup import rotary_positions, serving_of
 
 logger = init_logger(__name__)
 
-# Of transformers' configurations, the attributes that hold the token ids of placeholders.
 TEXTS = "fastvid_texts"
 """Name of an input of models with text between frames: of each video F + 1 lists of token ids, the text around its F
 frames."""
 
+# Of transformers' configurations, the attributes that hold the token ids of placeholders.
 _PLACEHOLDERS = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
 
 

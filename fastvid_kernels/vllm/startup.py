@@ -131,6 +131,8 @@ class InternVLConfig(_Config):
         """Check the tower, and configure M-RoPE in the language model."""
         config = vllm_config.model_config.hf_config
         internvl_config.check_config(config, serving)
+        if vllm_config.model_config.architecture == "InternVLChatModel":
+            _check_takes_videos(config.get_text_config())
         _check_tower(vllm_config)
         serving.kept_per_frame(internvl_config.tokens_per_frame(config))
         _use_mrope(config.get_text_config())
@@ -204,6 +206,14 @@ def _check_engine(vllm_config: Any) -> None:
         raise ValueError(f"--enable-mm-embeds must be off with {METHOD}: embeddings alone cannot be scored")
 
 
+def _check_takes_videos(text: Any) -> None:
+    if text.model_type not in ("qwen2", "qwen3", "qwen3_moe"):
+        raise ValueError(
+            f"the language model must be a qwen2, qwen3 or qwen3_moe with {METHOD}, got {text.model_type}: vLLM takes "
+            "no videos with others in this format of InternVL's checkpoints"
+        )
+
+
 def _check_tower(vllm_config: Any) -> None:
     if vllm_config.model_config.multimodal_config.mm_encoder_tp_mode == "data":
         raise ValueError(f"--mm-encoder-tp-mode must be 'weights' with {METHOD}, got 'data'")
@@ -228,9 +238,12 @@ def _check_language_model(text: Any, rope_types: tuple[str, ...]) -> None:
             f"the language model must have no sliding window with {METHOD}, since its length would count kept tokens "
             f"alone, got sliding_window {getattr(text, 'sliding_window', None)}"
         )
-    rope = text.rope_parameters
+    # Configurations that come with a checkpoint may have none.
+    rope = getattr(text, "rope_parameters", None) or {}
     kind = rope.get("rope_type", "default")
-    if kind not in rope_types or {"alpha", "max_trained_positions"} & rope.keys():
+    others = sorted({"alpha", "max_trained_positions"} & rope.keys())
+    if kind not in rope_types or others:
         raise ValueError(
-            f"the model's rope_type must be 'default' with {METHOD}, got {kind!r}: do not use RoPE scaling"
+            f"the model's rope_type must be {' or '.join(map(repr, rope_types))} with {METHOD}, got {kind!r}"
+            f"{' with ' if others else ''}{' and '.join(others)}: do not use RoPE scaling"
         )

@@ -18,6 +18,9 @@ Gather = Callable[[Tensor, int], Tensor]
 """Concatenates the tensors of all ranks along a dimension."""
 
 
+_FRAMES_AT_ONCE = 32
+
+
 def alone(part: Tensor, dim: int) -> Tensor:
     """`Gather` of a single rank."""
     return part
@@ -140,7 +143,16 @@ class ServedScorer:
         self._substitute = ATTENTION_SUBSTITUTES.get(name)
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens `[F, N, D]`, attention `[F, P]`, and features: states of [CLS] `[F, H]`, or None with a substitute."""
+        """Tokens `[F, N, D]`, attention `[F, P]`, and features: states of [CLS] `[F, H]`, or None with a substitute.
+
+        The tower, which sees each frame alone, gets some at a time: pruned videos may have many more frames than fit
+        the memory that vLLM's own profiling would set aside for the tower.
+        """
+        parts = [self._scored(some) for some in pixels.split(_FRAMES_AT_ONCE)]
+        tokens, attention, features = zip(*parts, strict=True)
+        return torch.cat(tokens), torch.cat(attention), None if features[0] is None else torch.cat(features)
+
+    def _scored(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         if self._substitute is not None:
             tokens, states = self._run(pixels)
             return tokens, self._substitute(states[:, 1:]), None

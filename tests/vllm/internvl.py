@@ -112,12 +112,16 @@ class InternVL(Family):
     between: tuple[int, ...] = (NEWLINE,)
 
     def __init__(
-        self, directory: Path, vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None
+        self,
+        directory: Path,
+        vision: dict[str, Any] | None = None,
+        text: dict[str, Any] | None = None,
+        named: dict[str, int] = NAMES,
     ) -> None:
         self.model = model(vision or {}, text or {})
         self.checkpoint = directory
         sizes = {"size": {"height": 40, "width": 40}, "image_mean": MEAN, "image_std": STD}
-        tokenizer = checkpoints.tokenizer(NAMES)
+        tokenizer = checkpoints.tokenizer(named)
         tokenizer._set_model_specific_special_tokens(SPECIAL)
         self.processor = transformers.InternVLProcessor(
             image_processor=transformers.GotOcr2ImageProcessor(**sizes),

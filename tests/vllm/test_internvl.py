@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fastvid_kernels.vllm.startup import rotary_positions
 from tests.adapters import tiny
 from tests.vllm import engine
 from tests.vllm.engine import Engine, Request
-from tests.vllm.internvl import CONTEXT, KEPT_A_FRAME, VIDEO_PAD, InternVL, InternVLChat, pooled
+from tests.vllm.internvl import CONTEXT, KEPT_A_FRAME, NAMES, VIDEO_PAD, InternVL, InternVLChat, pooled
 from tests.vllm.llava import video, words
 
 EXPERTS = {
@@ -30,7 +31,7 @@ both = pytest.mark.parametrize("family", ["internvl", "internvl-chat"], indirect
 
 @both
 def test_the_tower_sees_videos_one_by_one(family: InternVL, served: Engine) -> None:
-    """So that no video's tokens depend on those beside it."""
+    """So that no video's tokens depend on those beside it; and a long one in parts, for which there is memory."""
     # Of an engine beside which no other has run: that would have taken its groups of ranks away.
     given: list[int] = []
     tower = served.model.vision_model if isinstance(family, InternVLChat) else served.model.vision_tower
@@ -38,9 +39,23 @@ def test_the_tower_sees_videos_one_by_one(family: InternVL, served: Engine) -> N
         lambda _, args, kwargs: given.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
     served.forget()
-    served.answer(Request([*words(5, 3), family.video, *words(6, 4), family.video], (video(40), video(41, frames=11))))
+    request = Request([*words(5, 3), family.video, *words(6, 4), family.video], (video(40), video(41, frames=40)))
+    family.check(request, *served.answer(request))
     handle.remove()
-    assert given == [tiny.FRAMES, 11]
+    assert given == [tiny.FRAMES, 32, 8]
+
+
+@both
+def test_positions_beyond_vllm_s_table_are_refused(
+    family: InternVL, served: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt and its answer may need 1,024 positions of their own, beside which what 10 frames drop has room here."""
+    dropped = tiny.TOKENS_PER_FRAME - KEPT_A_FRAME
+    monkeypatch.setattr(processing, "rotary_positions", lambda config: 1024 + 10 * dropped)
+    served.forget()
+    family.check(request := Request([family.video, *words(1, 3)], (video(30, 10),)), *served.answer(request))
+    with pytest.raises(ValueError, match=f"got {11 * dropped} positions of dropped tokens"):
+        served.answer(Request([*words(1, 3), family.video], (video(31, 11),)))
 
 
 @both
@@ -87,25 +102,38 @@ def test_what_vllm_warms_up_with(family: InternVL) -> None:
         family.check(request, answer)
 
 
-@both
-def test_positions_beyond_vllm_s_table_are_refused(
-    family: InternVL, served: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A prompt and its answer may need 1,024 positions of their own, beside which what 10 frames drop has room here."""
-    dropped = tiny.TOKENS_PER_FRAME - KEPT_A_FRAME
-    monkeypatch.setattr(processing, "rotary_positions", lambda config: 1024 + 10 * dropped)
-    served.forget()
-    family.check(request := Request([family.video, *words(1, 3)], (video(30, 10),)), *served.answer(request))
-    with pytest.raises(ValueError, match=f"got {11 * dropped} positions of dropped tokens"):
-        served.answer(Request([*words(1, 3), family.video], (video(31, 11),)))
+@pytest.mark.parametrize(
+    ("family", "stray"),
+    [("internvl", CONTEXT), ("internvl-chat", CONTEXT), ("internvl-chat", VIDEO_PAD)],
+    indirect=["family"],
+)
+def test_a_placeholder_in_the_text_before_a_video(family: InternVL, served: Engine, stray: int) -> None:
+    with pytest.raises(ValueError, match="must not contain a placeholder of its own"):
+        served.answer(Request([*words(1, 3), stray, family.video], (video(2),)))
 
 
-@both
-def test_a_placeholder_in_the_text_before_a_video(family: InternVL, served: Engine) -> None:
-    stray = {CONTEXT, VIDEO_PAD if isinstance(family, InternVLChat) else CONTEXT}
-    for one in stray:
-        with pytest.raises(ValueError, match="must not contain a placeholder of its own"):
-            served.answer(Request([*words(1, 3), one, family.video], (video(2),)))
+def test_a_tokenizer_without_tokens_for_images_and_videos(tmp_path: Path) -> None:
+    """As those of InternVL's own checkpoints, for which "<video>" and "<image>" are several tokens."""
+    family = InternVLChat(tmp_path, named={one: NAMES[one] for one in NAMES if one not in ("<video>", "<image>")})
+    tokenizer = family.processor.tokenizer
+    written = {family.video: "<video>", family.image: "<image>"}
+    with engine.running(family.checkpoint, **family.settings()) as running:
+        for name in ("adjacent videos", "video last", "image, video, image"):
+            given = family.requests()[name]
+            # Some ids of the vocabulary stand for no character.
+            ids = [one for one in given.ids if one in written or len(tokenizer.decode([one])) == 1]
+            spelt = [tokenizer(written.get(one) or tokenizer.decode([one]))["input_ids"] for one in ids]
+            sent = replace(given, ids=[one for word in spelt for one in word])
+            assert len(sent.ids) > len(ids)
+            family.check(replace(given, ids=ids), *running.answer(sent))
+
+
+def test_two_ranks_that_do_not_divide_the_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM then computes the tower on each of them."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    family = InternVLChat(tmp_path, {"num_attention_heads": 1})
+    with engine.running(family.checkpoint, **family.settings(), tensor_parallel_size=2) as running:
+        family.check(request := family.requests()["video"], *running.answer(request))
 
 
 @pytest.mark.parametrize("make", [InternVL, InternVLChat])
@@ -177,6 +205,20 @@ def test_what_cannot_work_is_refused_at_start_up(
 
 
 @pytest.mark.parametrize("family", ["internvl-chat"], indirect=True)
-def test_a_tower_on_one_rank_each_is_refused(family: InternVL) -> None:
-    asked = {"mm_encoder_tp_mode": "data"}
-    family.check_refused("--mm-encoder-tp-mode must be 'weights' with fastvid, got 'data'", {}, asked)
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"mm_encoder_tp_mode": "data"}, "--mm-encoder-tp-mode must be 'weights' with fastvid, got 'data'"),
+        (
+            {"hf_overrides": {"llm_config": {"rope_parameters": {"rope_type": "dynamic", "alpha": 2.0}}}},
+            "must be 'default' or 'dynamic' with fastvid, got 'dynamic' with alpha",
+        ),
+    ],
+)
+def test_what_is_refused_in_internvl_s_own_format(family: InternVL, asked: dict[str, Any], message: str) -> None:
+    family.check_refused(message, {}, asked)
+
+
+def test_a_language_model_without_videos_is_refused(tmp_path: Path) -> None:
+    family = InternVLChat(tmp_path, text={"model_type": "llama"})
+    family.check_refused("must be a qwen2, qwen3 or qwen3_moe with fastvid, got llama", {}, {})

@@ -50,12 +50,15 @@ def test_a_model_of_another_class_is_refused(family: Family) -> None:
         pass
 
 
-@pytest.mark.parametrize("family", ["llava", "next-video", "internvl", "qwen2", "glm4.1"], indirect=True)
+@pytest.mark.parametrize(
+    "family", ["llava", "next-video", "internvl", "internvl-chat", "qwen2", "glm4.1"], indirect=True
+)
 def test_a_rate_without_a_method_is_refused_where_vllm_has_none(family: Family) -> None:
     """Without the plug-in vLLM takes the rate, and silently prunes nothing."""
+    settings = family.engine_settings | {"limit_mm_per_prompt": family.limits}
     with (
         pytest.raises(Exception, match="'evs' is not supported"),
-        engine.running(family.checkpoint, video_pruning_rate=0.5, limit_mm_per_prompt=family.limits),
+        engine.running(family.checkpoint, video_pruning_rate=0.5, **settings),
     ):
         pass
 
