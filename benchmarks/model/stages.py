@@ -58,8 +58,9 @@ def plan(s: Scenario, arguments: Arguments, launches: int) -> Work:
 def gram(s: Scenario, arguments: Arguments, launches: int) -> Work:
     """Tiles on and above the diagonal of each anchor frame, each over all channels in SPLITS parts.
 
-    A tile reads its rows and its columns, even on the diagonal. So each token is read once more often than there are
-    tiles along its frame. A tile is written with its mirror image.
+    A tile reads its rows and its columns; on the diagonal, where they are the same, once in half precision and twice in
+    float32. So each token is read as often as there are tiles along its frame, or once more. A tile is written with its
+    mirror image.
     """
     n, block, splits = s.tokens_per_frame, arguments["BLOCK"], arguments["SPLITS"]
     along = _tiles(n, block)
@@ -74,7 +75,7 @@ def gram(s: Scenario, arguments: Arguments, launches: int) -> Work:
         accesses=(
             Access(
                 distinct,
-                (along + 1) * distinct,
+                (along + (arguments["PRECISION"] != "ieee")) * distinct,
                 # Without features, `frame` has read the tokens for their mean.
                 seen=0 if s.feature_channels else distinct,
                 age=s.token_bytes,

@@ -88,12 +88,21 @@ def gram_kernel(
     accumulator = tl.zeros([BLOCK, BLOCK], tl.float32)
     range_length = tl.cdiv(tl.cdiv(D, SPLITS), BLOCK_D) * BLOCK_D
     range_end = tl.minimum(D, (split + 1) * range_length)
-    for first in range(split * range_length, range_end, BLOCK_D):
-        channel = first + tl.arange(0, BLOCK_D)
-        offset = channel.to(tl.int64) * stride_d
-        x = tl.load(i_ptr[:, None] + offset[None, :], mask=(channel < range_end)[None, :], other=0.0)
-        y = tl.load(j_ptr[None, :] + offset[:, None], mask=(channel < range_end)[:, None], other=0.0)
-        accumulator = product(x, y, accumulator, PRECISION, UPCAST)
+    # On the diagonal, rows are multiplied by themselves: they are asked for once. Not in float32, where the parts of a
+    # product take so many registers that a multiprocessor of sm_89 would hold a block less.
+    if (tile == 0) & (PRECISION == "ieee"):
+        for first in range(split * range_length, range_end, BLOCK_D):
+            channel = first + tl.arange(0, BLOCK_D)
+            offset = channel.to(tl.int64) * stride_d
+            x = tl.load(i_ptr[:, None] + offset[None, :], mask=(channel < range_end)[None, :], other=0.0)
+            accumulator = product(x, tl.trans(x), accumulator, PRECISION, UPCAST)
+    else:
+        for first in range(split * range_length, range_end, BLOCK_D):
+            channel = first + tl.arange(0, BLOCK_D)
+            offset = channel.to(tl.int64) * stride_d
+            x = tl.load(i_ptr[:, None] + offset[None, :], mask=(channel < range_end)[None, :], other=0.0)
+            y = tl.load(j_ptr[None, :] + offset[:, None], mask=(channel < range_end)[:, None], other=0.0)
+            accumulator = product(x, y, accumulator, PRECISION, UPCAST)
     matrix_ptr = gram_ptr + (frame.to(tl.int64) * SPLITS + split) * padded * padded
     # Rows are stored up to `padded`, which the compiler knows to be whole vectors; columns beyond N are never used.
     mask = (i < N)[:, None] & (j < padded)[None, :]

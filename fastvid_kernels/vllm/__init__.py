@@ -2,9 +2,9 @@
 
 `register` is the entry point that vLLM calls in every process; this module by itself imports neither torch nor vLLM.
 
-`settings`, `digits`, `placement` and `towers` do not depend on vLLM. `startup` checks and prepares vLLM's
-configuration, `method` makes the changes to vLLM, and `processing` counts placeholders. `model` has the base classes of
-the models, each of which has a module of its own.
+`settings`, `digits`, `placement`, `towers` and `internvl_config` do not depend on vLLM. `startup` checks and prepares
+vLLM's configuration, `method` makes the changes to vLLM, and `processing` counts placeholders. `model` has the base
+classes of the models, each of which has a module of its own.
 """
 
 from __future__ import annotations

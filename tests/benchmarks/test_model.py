@@ -48,20 +48,24 @@ def oracle_run() -> tuple[reference.PruneResult, Scenario]:
     return oracle, Scenario(150, 72, lengths, dtype="float32", config=config)
 
 
-def test_gram_work_is_that_of_the_oracles_anchor_frames(oracle_run) -> None:
+@pytest.mark.parametrize(("dtype", "depth"), [("float32", 32), ("bfloat16", 64)])
+def test_gram_work_is_that_of_the_oracles_anchor_frames(oracle_run, dtype: str, depth: int) -> None:
     oracle, scenario = oracle_run
+    scenario = replace(scenario, dtype=dtype)
     rows, flops, tiles = 0, 0, 0
     for _ in oracle.anchor_frames:
         for i, j in product(range(0, 150, 64), repeat=2):
             if j >= i:
                 tiles += 1
-                rows += min(64, 150 - i) + min(64, 150 - j)
-                flops += sum(2 * 64 * 64 * 32 for _ in range(0, 72, 32))
+                rows += min(64, 150 - i)
+                if j > i or dtype == "float32":
+                    rows += min(64, 150 - j)
+                flops += sum(2 * 64 * 64 * depth for _ in range(0, 72, depth))
     work = by_stage(scenario)["gram"]
     tokens, matrices = work.accesses
     assert (work.blocks, work.matrix_flops) == (tiles, flops)
-    assert tokens.requested == rows * 72 * 4
-    assert tokens.distinct == len(oracle.anchor_frames) * 150 * 72 * 4
+    assert tokens.requested == rows * scenario.row_bytes
+    assert tokens.distinct == len(oracle.anchor_frames) * 150 * scenario.row_bytes
     assert matrices.distinct == len(oracle.anchor_frames) * 150 * 150 * 4
 
 

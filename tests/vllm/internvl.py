@@ -20,8 +20,8 @@ from tests.adapters import independent, tiny
 from tests.adapters.tiny import IMAGE, VIDEO
 from tests.vllm import checkpoints, engine
 from tests.vllm.engine import Request
-from tests.vllm.family import BEHIND, Family
-from tests.vllm.llava import picture, video, words
+from tests.vllm.family import Family
+from tests.vllm.llava import requests_with, video, words
 
 CONTEXT, VIDEO_PAD, START, END, NEWLINE = 122, 123, 124, 125, 126
 NAMES = {
@@ -138,23 +138,7 @@ class InternVL(Family):
         self.processor.save_pretrained(self.checkpoint)
 
     def requests(self) -> dict[str, Request]:
-        v, i = self.video, self.image
-        return {
-            "text": Request(words(1, 9)),
-            "video": Request([*words(2, 4), v, *words(3, 7)], (video(1),)),
-            "video first": Request([v, *words(4, 5)], (video(2),)),
-            "two videos": Request([*words(5, 3), v, *words(6, 4), v, *words(7, 2)], (video(3), video(4, frames=11))),
-            "adjacent videos": Request([*words(8, 3), v, v, *words(9, 4)], (video(5, frames=8), video(6))),
-            "video last": Request([*words(8, 3), v], (video(7),)),
-            "image": Request([*words(10, 3), i, *words(11, 4)], images=(picture(1),)),
-            "image, video, image": Request(
-                [*words(12, 3), i, *words(13, 2), v, *words(14, 3), i, *words(15, 2)],
-                (video(8),),
-                (picture(2), picture(3)),
-            ),
-            "image against video": Request([*words(18, 3), i, v, *words(19, 2)], (video(10),), (picture(4),)),
-            "long": Request([*words(16, 30), v, *words(17, BEHIND)], (video(9, frames=24),)),
-        }
+        return requests_with(self.video, self.image, longest=24)
 
     def short(self, seed: int) -> Request:
         return Request([*words(seed, 2 + seed % 5), self.video, *words(seed + 50, 4)], (video(seed, 4 + seed % 7),))

@@ -30,6 +30,26 @@ def words(seed: int, count: int) -> list[int]:
     return [1 + one % 99 for one in tiny.words(seed, count)]
 
 
+def requests_with(v: int, i: int, longest: int = 32) -> dict[str, Request]:
+    """Every kind of prompt, given the placeholders of a video and an image, and the frames of the longest video."""
+    return {
+        "text": Request(words(1, 9)),
+        "video": Request([*words(2, 4), v, *words(3, 7)], (video(1),)),
+        "video first": Request([v, *words(4, 5)], (video(2),)),
+        "two videos": Request([*words(5, 3), v, *words(6, 4), v, *words(7, 2)], (video(3), video(4, frames=9))),
+        "adjacent videos": Request([*words(8, 3), v, v, *words(9, 4)], (video(5, frames=8), video(6))),
+        "video last": Request([*words(8, 3), v], (video(7),)),
+        "image": Request([*words(10, 3), i, *words(11, 4)], images=(picture(1),)),
+        "image, video, image": Request(
+            [*words(12, 3), i, *words(13, 2), v, *words(14, 3), i, *words(15, 2)],
+            (video(8),),
+            (picture(2), picture(3)),
+        ),
+        "image against video": Request([*words(18, 3), i, v, *words(19, 2)], (video(10),), (picture(4),)),
+        "long": Request([*words(16, 30), v, *words(17, BEHIND)], (video(9, frames=longest),)),
+    }
+
+
 class Llava(Family):
     hyperparameters = tiny.HYPERPARAMETERS
     chunk = 64
@@ -44,22 +64,7 @@ class Llava(Family):
         return super().settings(**{"siglip": str(self.siglip)} | own)
 
     def requests(self) -> dict[str, Request]:
-        v, i = VIDEO, IMAGE
-        return {
-            "text": Request(words(1, 9)),
-            "video": Request([*words(2, 4), v, *words(3, 7)], (video(1),)),
-            "video first": Request([v, *words(4, 5)], (video(2),)),
-            "two videos": Request([*words(5, 3), v, *words(6, 4), v, *words(7, 2)], (video(3), video(4, frames=9))),
-            "adjacent videos": Request([*words(8, 3), v, v, *words(9, 4)], (video(5, frames=8), video(6))),
-            "video last": Request([*words(8, 3), v], (video(7),)),
-            "image": Request([*words(10, 3), i, *words(11, 4)], images=(picture(1),)),
-            "image, video, image": Request(
-                [*words(12, 3), i, *words(13, 2), v, *words(14, 3), i, *words(15, 2)],
-                (video(8),),
-                (picture(2), picture(3)),
-            ),
-            "long": Request([*words(16, 30), v, *words(17, BEHIND)], (video(9, frames=32),)),
-        }
+        return requests_with(VIDEO, IMAGE)
 
     def short(self, seed: int) -> Request:
         return Request([*words(seed, 2 + seed % 5), VIDEO, *words(seed + 50, 4)], (video(seed, 4 + seed % 7),))
