@@ -65,9 +65,8 @@ class _Processor(TextAroundFrames):
 
     def kept(self, serving: Serving, given: Any) -> int:
         """See `TextAroundFrames`."""
-        return int(given["video_num_patches"].data) * serving.kept_per_frame(
-            tokens_per_frame(self.info.get_hf_config())
-        )
+        frames = int(given["video_num_patches"].data)
+        return frames * serving.kept_per_frame(tokens_per_frame(self.info.get_hf_config()))
 
     def texts(self, mm_items: Any, processed: Any) -> list[list[list[int]]]:
         """See `TextAroundFrames`."""
@@ -110,7 +109,7 @@ class InternVLProcessor(_Processor, internvl.InternVLMultiModalProcessor):
 
     @property
     def placeholders(self) -> set[int]:
-        """See `PrunedProcessor`. With some language models, vLLM takes no videos."""
+        """See `PrunedProcessor`. Where the tokenizer has none for videos, vLLM takes none."""
         processor = self.info.get_hf_processor()
         return {processor.ctx_image_token_id, processor.ctx_video_token_id} - {None}
 

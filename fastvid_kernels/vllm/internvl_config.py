@@ -36,7 +36,7 @@ def check_config(config: Any, serving: Serving) -> None:
         if getattr(config, name, value) != value:
             raise ValueError(f"{name} of the model must be {value!r}, got {getattr(config, name)!r}")
     sides, ratio = _patches(config), config.downsample_ratio
-    if sides[0] != sides[1] or ratio <= 0 or 1 % ratio or sides[0] % _stride(config):
+    if sides[0] != sides[1] or ratio <= 0 or ratio * _stride(config) != 1 or sides[0] % _stride(config):
         raise ValueError(
             "frames must be squares that downsample_ratio, the inverse of an integer, divides into squares of patches, "
             f"got {sides[0]} by {sides[1]} patches and {ratio}"
@@ -58,11 +58,9 @@ def pooling(config: Any) -> Callable[[Tensor], Tensor]:
 
 def _patches(config: Any) -> tuple[int, int]:
     """Rows and columns of patches in a frame."""
-    vision = config.vision_config
-    height, width = (
-        size if isinstance(size, (list, tuple)) else (size, size) for size in (vision.image_size, vision.patch_size)
-    )
-    return height[0] // width[0], height[1] // width[1]
+    sizes = (config.vision_config.image_size, config.vision_config.patch_size)
+    frame, patch = (size if isinstance(size, (list, tuple)) else (size, size) for size in sizes)
+    return frame[0] // patch[0], frame[1] // patch[1]
 
 
 def _stride(config: Any) -> int:

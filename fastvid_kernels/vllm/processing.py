@@ -157,8 +157,8 @@ class TextAroundFrames(PrunedProcessor):
     """
 
     @property
-    def video_placeholder(self) -> int | None:
-        """The token id that stands for a token of a video in a prompt; None if the model takes no videos."""
+    def video_placeholder(self) -> int:
+        """The token id that stands for a token of a video in a prompt."""
         raise NotImplementedError
 
     def texts(self, mm_items: Any, processed: Any) -> list[list[list[int]]]:
@@ -196,7 +196,7 @@ class TextAroundFrames(PrunedProcessor):
         return [replace(one, replacement=in_the_first_frame) if one.modality == "video" else one for one in updates]
 
 
-def texts_around(ids: Sequence[int], placeholder: int | None) -> list[list[int]]:
+def texts_around(ids: Sequence[int], placeholder: int) -> list[list[int]]:
     """The text before, between and after runs of a placeholder in token ids."""
     texts: list[list[int]] = [[]]
     in_run = False
