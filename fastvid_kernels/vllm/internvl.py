@@ -18,14 +18,13 @@ from vllm.model_executor.models.interfaces import SupportsMRoPE, SupportsMultiMo
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from fastvid_kernels.adapters.hooks import Recorder
-from fastvid_kernels.adapters.pruner import Video
 from fastvid_kernels.vllm.internvl_config import DEFAULT_ATTENTION, pooling, tokens_per_frame
 from fastvid_kernels.vllm.model import TextEmbedded
 from fastvid_kernels.vllm.placement import Item
 from fastvid_kernels.vllm.processing import TEXTS, TextAroundFrames, positions_for_dropped, texts_around
 from fastvid_kernels.vllm.settings import METHOD, Serving
 from fastvid_kernels.vllm.startup import serving_of
-from fastvid_kernels.vllm.towers import ServedClsAttention, ServedScorer
+from fastvid_kernels.vllm.towers import ServedClsAttention, ServedScorer, in_parts
 
 # The most text tokens a frame that the warm-up counts with: a line break, "Frame", up to five digits, and marks.
 _WORDS = 12
@@ -157,12 +156,11 @@ class _Model(TextEmbedded):
         self.placeholder_ids = frozenset(MULTIMODAL_REGISTRY.create_processor(vllm_config.model_config).placeholders)
         self.refuse_adapters_of_the_embedding()
         self.tokens_per_frame = tokens_per_frame(config)
-        self.pool = pooling(config)
         module = getattr(self, tower)
         of_cls = ServedClsAttention(module, attention, heads, tensor_model_parallel_all_gather)
         self.states = Recorder()
         module.register_forward_hook(self.states)
-        self.score = ServedScorer(self._run, of_cls, self.serving.attention or DEFAULT_ATTENTION)
+        self.score = ServedScorer(self._run, of_cls, self.serving.attention or DEFAULT_ATTENTION, pooling(config))
 
     def _run(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of frames `[F, N, D]`, and the tower's states `[F, 1 + P, H]`."""
@@ -213,8 +211,7 @@ class _Model(TextEmbedded):
 
     def _pruned(self, pixels: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
         """A video as in the prompt, given its frames `[F, 3, height, width]` and the text around them."""
-        tokens, attention, features = self.score(pixels)
-        kept = self.pruner(Video(tokens, self.pool(attention), features))
+        kept = self.pruner(in_parts(self.score, pixels))
         return self.with_texts(kept, texts, torch.arange(self.tokens_per_frame).expand(3, -1))
 
 

@@ -12,7 +12,6 @@ from vllm.model_executor.models.interfaces import SupportsMRoPE, SupportsMultiMo
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from fastvid_kernels.adapters.llava_next_video import DEFAULT_ATTENTION, pooling, tokens_per_frame
-from fastvid_kernels.adapters.pruner import Video
 from fastvid_kernels.vllm.model import PrunedModel
 from fastvid_kernels.vllm.placement import Item, with_positions
 from fastvid_kernels.vllm.processing import (
@@ -23,7 +22,7 @@ from fastvid_kernels.vllm.processing import (
 )
 from fastvid_kernels.vllm.settings import METHOD, Serving
 from fastvid_kernels.vllm.startup import serving_of
-from fastvid_kernels.vllm.towers import ServedClsAttention, ServedScorer
+from fastvid_kernels.vllm.towers import ServedClsAttention, ServedScorer, in_parts
 
 
 class ProcessingInfo(upstream.LlavaNextVideoProcessingInfo):
@@ -85,7 +84,6 @@ class LlavaNextVideoForConditionalGeneration(
             return
         assert self.serving is not None
         self.tokens_per_frame = tokens_per_frame(config)
-        self.pool = pooling(config)
         # vLLM builds no blocks behind the one that the model's tokens are made of.
         layers = self.vision_tower.vision_model.encoder.layers
         of_cls = ServedClsAttention(
@@ -94,7 +92,7 @@ class LlavaNextVideoForConditionalGeneration(
             layers[-1].self_attn.num_heads_per_partition,
             tensor_model_parallel_all_gather,
         )
-        self.score = ServedScorer(self._run, of_cls, self.serving.attention or DEFAULT_ATTENTION)
+        self.score = ServedScorer(self._run, of_cls, self.serving.attention or DEFAULT_ATTENTION, pooling(config))
 
     def _run(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of frames `[F, N, D]`, and the tower's states `[F, 1 + P, H]`."""
@@ -123,6 +121,5 @@ class LlavaNextVideoForConditionalGeneration(
 
     def _pruned(self, pixels: Tensor) -> Tensor:
         """Kept tokens of a video `[F, 3, height, width]`, with their positions as channels."""
-        tokens, attention, features = self.score(pixels)
-        kept = self.pruner(Video(tokens, self.pool(attention), features))
+        kept = self.pruner(in_parts(self.score, pixels))
         return with_positions(kept.tokens, kept.indices.expand(3, -1))

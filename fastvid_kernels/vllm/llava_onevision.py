@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from vllm.model_executor.models import llava_onevision as upstream
 from vllm.model_executor.models.interfaces import SupportsMRoPE, SupportsMultiModalPruning
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from fastvid_kernels.adapters.pruner import Video
 from fastvid_kernels.adapters.scoring import PatchScorer, scorer
 from fastvid_kernels.vision import pool_to_grid
 from fastvid_kernels.vllm.model import PrunedModel
@@ -20,6 +20,7 @@ from fastvid_kernels.vllm.placement import Item, with_positions
 from fastvid_kernels.vllm.processing import PrunedProcessor
 from fastvid_kernels.vllm.settings import METHOD, Serving
 from fastvid_kernels.vllm.startup import llava_settings, serving_of, tokens_per_frame
+from fastvid_kernels.vllm.towers import in_parts
 
 
 class ProcessingInfo(upstream.LlavaOnevisionProcessingInfo):
@@ -88,11 +89,13 @@ class LlavaOnevisionForConditionalGeneration(
             return super()._process_video_pixels(inputs)
         return [self._pruned(video) for video in inputs["pixel_values_videos"]]
 
+    def _scored(self, pixels: Tensor) -> Video:
+        patches = self.vision_tower(pixels, feature_select_strategy=self.config.vision_feature_select_strategy)
+        return self.score(patches, self.apply_pooling(self.multi_modal_projector(patches)))
+
     def _pruned(self, pixels: Tensor) -> Tensor:
         """Kept tokens and newline of a video `[F, 3, height, width]`, with their positions as channels."""
-        patches = self.vision_tower(pixels, feature_select_strategy=self.config.vision_feature_select_strategy)
-        tokens = self.apply_pooling(self.multi_modal_projector(patches))
-        kept, indices = self.pruner(self.score(patches, tokens))
+        kept, indices = self.pruner(in_parts(self._scored, pixels))
         rows = torch.cat([kept, self.image_newline[None].to(kept)])
-        end = indices.new_tensor([math.prod(tokens.shape[:2])])
+        end = indices.new_tensor([len(pixels) * self.tokens_per_frame])
         return with_positions(rows, torch.cat([indices, end]).expand(3, -1))

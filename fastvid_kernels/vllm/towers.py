@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastvid_kernels.adapters.cls_token import ClsRecorder
 from fastvid_kernels.adapters.hooks import ChildHook
+from fastvid_kernels.adapters.pruner import Video, joined
 from fastvid_kernels.adapters.tower import BlockScorer, Grid
 from fastvid_kernels.vision import ATTENTION_SUBSTITUTES, TowerScore
 
@@ -128,33 +129,47 @@ class ServedClsAttention:
 
 
 class ServedScorer:
-    """Scores the patches of frames by [CLS], or by a substitute chosen by name.
+    """Scores the tokens of frames by [CLS], or by a substitute chosen by name.
 
     Args:
         run: runs the tower on frames `[F, 3, height, width]`, and returns tokens `[F, N, D]` and the states
             `[F, 1 + P, H]` of [CLS] and the patches, of which they are made.
         of_cls: what [CLS] attends to.
         name: of a substitute; any other stands for [CLS].
+        pool: pools attention `[F, P]` of patches to tokens `[F, N]`.
     """
 
-    def __init__(self, run: Callable[[Tensor], tuple[Tensor, Tensor]], of_cls: ServedClsAttention, name: str) -> None:
+    def __init__(
+        self,
+        run: Callable[[Tensor], tuple[Tensor, Tensor]],
+        of_cls: ServedClsAttention,
+        name: str,
+        pool: Callable[[Tensor], Tensor],
+    ) -> None:
         self._run = run
         self._of_cls = of_cls
         self._substitute = ATTENTION_SUBSTITUTES.get(name)
+        self._pool = pool
 
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens `[F, N, D]`, attention `[F, P]`, and features: states of [CLS] `[F, H]`, or None with a substitute.
-
-        The tower, which sees each frame alone, gets some at a time: pruned videos may have many more frames than fit
-        the memory that vLLM's own profiling would set aside for the tower.
-        """
-        parts = [self._scored(some) for some in pixels.split(_FRAMES_AT_ONCE)]
-        tokens, attention, features = zip(*parts, strict=True)
-        return torch.cat(tokens), torch.cat(attention), None if features[0] is None else torch.cat(features)
-
-    def _scored(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def __call__(self, pixels: Tensor) -> Video:
+        """The video. The features of its frames are the states of [CLS]; with a substitute, it has none."""
         if self._substitute is not None:
             tokens, states = self._run(pixels)
-            return tokens, self._substitute(states[:, 1:]), None
+            return Video(tokens, self._pool(self._substitute(states[:, 1:])))
         (tokens, states), attention = self._of_cls.of(self._run, pixels)
-        return tokens, attention, states[:, 0]
+        return Video(tokens, self._pool(attention), states[:, 0])
+
+
+def in_parts(score: Callable[[Tensor], Video], pixels: Tensor) -> Video:
+    """What `score` returns for frames `[F, 3, height, width]`, some at a time.
+
+    A tower that sees each frame alone gives the same. Pruned videos may have many more frames than fit the memory that
+    vLLM's own profiling sets aside for a tower.
+    """
+    parts = [score(some) for some in pixels.split(_FRAMES_AT_ONCE)]
+    features = [part.features for part in parts if part.features is not None]
+    return Video(
+        joined([part.tokens for part in parts]),
+        joined([part.attention for part in parts]),
+        joined(features) if features else None,
+    )

@@ -22,6 +22,15 @@ def test_the_prompt_holds_the_kept_tokens(family: Llava, served: Engine) -> None
     assert request.ids.index(VIDEO) == len(request.ids) - 1 - BEHIND
 
 
+def test_the_tower_sees_a_long_video_in_parts(family: Llava, served: Engine) -> None:
+    given: list[int] = []
+    handle = served.model.vision_tower.register_forward_pre_hook(lambda _, args: given.append(len(args[0])))
+    served.forget()
+    family.check(request := Request([*words(1, 3), VIDEO, *words(2, 4)], (video(42, 70),)), *served.answer(request))
+    handle.remove()
+    assert given == [32, 32, 6]
+
+
 def test_a_placeholder_in_the_text_before_a_video_is_refused(family: Llava, served: Engine) -> None:
     """It would be taken for the video's. The same video can be asked about in another way."""
     with pytest.raises(ValueError, match=r"must not contain a placeholder of its own .*, got token 121 at 3"):
