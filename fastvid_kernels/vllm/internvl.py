@@ -19,7 +19,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from fastvid_kernels.adapters.hooks import Recorder
 from fastvid_kernels.vllm.internvl_config import DEFAULT_ATTENTION, pooling, tokens_per_frame
-from fastvid_kernels.vllm.model import TextEmbedded
+from fastvid_kernels.vllm.model import TextEmbedded, image_item
 from fastvid_kernels.vllm.placement import Item
 from fastvid_kernels.vllm.processing import TEXTS, TextAroundFrames, positions_for_dropped, texts_around
 from fastvid_kernels.vllm.settings import METHOD, Serving
@@ -131,8 +131,13 @@ def with_one_token(processor: Any) -> Any:
 
 
 class _Model(TextEmbedded):
-    """What both models have in common."""
+    """What both models have in common.
 
+    Attributes:
+        pixels: name of the frames `[frames, 3, height, width]` in vLLM's input of videos.
+    """
+
+    pixels: str
     supported_video_pruning_methods = (METHOD,)
     config: Any
     extract_feature: Callable[[Tensor], Tensor]
@@ -179,7 +184,7 @@ class _Model(TextEmbedded):
     def _item(self, feature: Any) -> Item:
         offset, length = feature.mm_position.offset, feature.mm_position.length
         if feature.modality != "video":
-            return Item(offset, length, length, torch.arange(length).expand(3, -1))
+            return image_item(feature, torch.arange(length).expand(3, -1))
         assert self.serving is not None
         frames = int(feature.data["video_num_patches"].data)
         dropped = self.tokens_per_frame - self.serving.kept_per_frame(self.tokens_per_frame)
@@ -202,12 +207,8 @@ class _Model(TextEmbedded):
         if self.serving is None or image_input["type"] != "pixel_values_videos":
             return super()._process_vision_input(image_input)  # type: ignore[misc]
         # One by one, so that no video's tokens depend on those beside it, to the last bit.
-        videos = self.pixels_of(image_input).split(image_input["num_patches"].tolist())
+        videos = image_input[self.pixels].split(image_input["num_patches"].tolist())
         return tuple(self._pruned(*one) for one in zip(videos, getattr(image_input, TEXTS), strict=True))
-
-    def pixels_of(self, video_input: Any) -> Tensor:
-        """The frames of all videos, `[frames, 3, height, width]`."""
-        raise NotImplementedError
 
     def _pruned(self, pixels: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
         """A video as in the prompt, given its frames `[F, 3, height, width]` and the text around them."""
@@ -223,6 +224,8 @@ class InternVLForConditionalGeneration(
 ):
     """vLLM's model for transformers' format; its videos are pruned if the server was started with this method."""
 
+    pixels = "pixel_values"
+
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         layers = self.vision_tower.encoder.layer
@@ -234,17 +237,14 @@ class InternVLForConditionalGeneration(
             layers[-1].attention.num_heads,
         )
 
-    def pixels_of(self, video_input: Any) -> Tensor:
-        """See `_Model`."""
-        pixels: Tensor = video_input["pixel_values"]
-        return pixels
-
 
 @MULTIMODAL_REGISTRY.register_processor(
     InternVLProcessor, info=InternVLInfo, dummy_inputs=internvl.InternVLDummyInputsBuilder
 )
 class InternVLChatModel(_Model, internvl.InternVLChatModel, SupportsMRoPE, SupportsMultiModalPruning):
     """vLLM's model for InternVL's own format; its videos are pruned if the server was started with this method."""
+
+    pixels = "pixel_values_flat"
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -256,11 +256,6 @@ class InternVLChatModel(_Model, internvl.InternVLChatModel, SupportsMRoPE, Suppo
             f"encoder.layers.{len(layers) - 1}.attn.attn",
             layers[-1].attn.num_heads_per_partition,
         )
-
-    def pixels_of(self, video_input: Any) -> Tensor:
-        """See `_Model`."""
-        pixels: Tensor = video_input["pixel_values_flat"]
-        return pixels
 
     def get_encoder_cudagraph_config(self) -> Any:
         """vLLM's, without videos where they are pruned: a CUDA graph of the tower would leave pruning out."""

@@ -15,7 +15,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from fastvid_kernels.adapters.pruner import Video
 from fastvid_kernels.adapters.scoring import PatchScorer, scorer
 from fastvid_kernels.vision import pool_to_grid
-from fastvid_kernels.vllm.model import PrunedModel
+from fastvid_kernels.vllm.model import PrunedModel, image_item
 from fastvid_kernels.vllm.placement import Item, with_positions
 from fastvid_kernels.vllm.processing import PrunedProcessor
 from fastvid_kernels.vllm.settings import METHOD, Serving
@@ -79,7 +79,7 @@ class LlavaOnevisionForConditionalGeneration(
     def _item(self, feature: Any) -> Item:
         offset, length = feature.mm_position.offset, feature.mm_position.length
         if feature.modality != "video":
-            return Item(offset, length, length, torch.arange(length).expand(3, -1))
+            return image_item(feature, torch.arange(length).expand(3, -1))
         assert self.serving is not None
         frames = (length - 1) // self.serving.kept_per_frame(self.tokens_per_frame)
         return Item(offset, length, frames * self.tokens_per_frame + 1)

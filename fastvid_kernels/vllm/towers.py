@@ -18,7 +18,6 @@ Result = TypeVar("Result")
 Gather = Callable[[Tensor, int], Tensor]
 """Concatenates the tensors of all ranks along a dimension."""
 
-
 _FRAMES_AT_ONCE = 32
 
 
