@@ -40,6 +40,8 @@ PACKAGE = "transformers"
 # As published for Qwen2.5-VL.
 DEFAULTS = PruneConfig(retention_ratio=0.27, tau=0.84)
 DEFAULT_ATTENTION = "mean_query"
+# Before, the parts of Qwen-Omni lay elsewhere.
+OLDEST_OMNI = "5.23"
 _NO_SPEECH = {
     "output_hidden_states": (
         "speech cannot be made of the hidden states of some tokens: give the whole model's generate "
@@ -90,8 +92,8 @@ MODELS = {
     "Glm4vForConditionalGeneration": Family(),
     "Glm4vMoeForConditionalGeneration": Family(),
     "Glm46VForConditionalGeneration": Family(),
-    "Qwen2_5OmniThinkerForConditionalGeneration": Family(order=in_windows, oldest="5.23", speaks=True),
-    "Qwen3OmniMoeThinkerForConditionalGeneration": Family(oldest="5.23", speaks=True),
+    "Qwen2_5OmniThinkerForConditionalGeneration": Family(order=in_windows, oldest=OLDEST_OMNI, speaks=True),
+    "Qwen3OmniMoeThinkerForConditionalGeneration": Family(oldest=OLDEST_OMNI, speaks=True),
 }
 
 

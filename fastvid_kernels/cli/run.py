@@ -1,4 +1,4 @@
-"""`fastvid run`: ask a LLaVA, a Qwen-VL or a GLM-V about a video, with pruning and without."""
+"""`fastvid run`: ask a LLaVA, Qwen-VL, Qwen-Omni or GLM-V about a video, with pruning and without."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RandomWeights(StrEnum):
 def run(
     model: Annotated[
         str | None,
-        typer.Option(help="A LLaVA, Qwen-VL or GLM-V in transformers' format: a directory or a hub id."),
+        typer.Option(help="A LLaVA, Qwen-VL, Qwen-Omni or GLM-V in transformers' format: a directory or a hub id."),
     ] = None,
     random_weights: Annotated[
         RandomWeights | None, typer.Option(help="In place of --model: an architecture, with random weights.")
@@ -54,7 +54,7 @@ def run(
     ] = Request.repeats,
     device: Device = Request.device,
 ) -> None:
-    """Ask a LLaVA, a Qwen-VL or a GLM-V about a video, with and without pruning; print answers and times."""
+    """Ask a LLaVA, Qwen-VL, Qwen-Omni or GLM-V about a video, with and without pruning; print answers and times."""
     # This imports transformers, which `fastvid demo` does not need.
     from fastvid_kernels.cli.models.answer import answer
 

@@ -79,7 +79,8 @@ def video_features(model: Any, clip: Clip) -> tuple[Tensor, list[Tensor]]:
 
 
 def positions(kind: Kind, prompt: Prompt) -> Tensor:
-    """Time, row and column of each id, `[3, S]`, counted by hand."""
+    """Time, row and column of each id, `[3, S]`, counted by hand; 25 positions are a second, where that is known."""
+    step = kind.seconds if prompt.frame_seconds is None else int(25 * prompt.frame_seconds)
     found: list[tuple[int, int, int]] = []
     videos, images = iter(prompt.videos), iter(prompt.images)
     at, place = 0, 0
@@ -99,12 +100,10 @@ def positions(kind: Kind, prompt: Prompt) -> Tensor:
             frames = 1 if kind.timestamps else clip.grid[0]
         rows, columns = clip.grid[1] // MERGE, clip.grid[2] // MERGE
         for frame in range(frames):
-            found += [
-                (at + frame * kind.seconds, at + row, at + column) for row in range(rows) for column in range(columns)
-            ]
+            found += [(at + frame * step, at + row, at + column) for row in range(rows) for column in range(columns)]
         place += frames * rows * columns
         # Where the model is told the time, what follows a video also follows its last frame in time.
-        last = (frames - 1) * kind.seconds if kind.frame_seconds else 0
+        last = 0 if prompt.frame_seconds is None else (frames - 1) * step
         at += max(rows, columns, last + 1)
     return torch.tensor(found).T
 

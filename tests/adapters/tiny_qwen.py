@@ -70,11 +70,11 @@ class Kind:
         vision: settings of the tower.
         timestamps: whether each frame of a video has its own placeholders, after a time as text.
         placeholder: the id that stands for a token of a video.
-        seconds: positions in time between two frames.
+        seconds: positions in time between two frames, of a model that is not told the time.
         window: side of the tower's windows, in tokens.
         marks: ids around videos.
         audio: settings of the encoder of sound, if there is one.
-        frame_seconds: time between two frames, if the model is told; 25 positions are a second.
+        frame_seconds: time between two frames of a `Prompt`, if the model is told.
     """
 
     prefix: str
@@ -142,7 +142,6 @@ if HAS_OMNI:
             window=2,
             marks=_OMNI_MARKS,
             audio=_AUDIO | {"n_window": 4, "max_source_positions": 64},
-            seconds=10,
             frame_seconds=0.4,
         ),
         "qwen3-omni": Kind(
@@ -151,7 +150,6 @@ if HAS_OMNI:
             vision=_DEEPSTACK,
             marks=_OMNI_MARKS,
             audio=_AUDIO | {"downsample_hidden_size": 8},
-            seconds=10,
             frame_seconds=0.4,
         ),
     }

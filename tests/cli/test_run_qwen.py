@@ -38,6 +38,13 @@ def write_checkpoint(
 ) -> Path:
     """`tiny_qwen.talkative(kind)`, with a tokenizer of words."""
     tiny_qwen.talkative(kind).save_pretrained(directory)
+    return write_processors(kind, directory, words, special, template, processor)
+
+
+def write_processors(
+    kind: str, directory: Path, words: list[str], special: Iterable[str], template: str, processor: str
+) -> Path:
+    """What a checkpoint holds beside the model, with a tokenizer of words."""
     ids = {word: number for number, word in enumerate(words)}
     vocabulary = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -65,12 +72,15 @@ def write_qwen(kind: str, directory: Path) -> Path:
     return write_checkpoint(kind, directory, WORDS, MARKS.values(), TEMPLATE, "Qwen2VLImageProcessor")
 
 
-def patches_of(frames: np.ndarray) -> torch.Tensor:
-    """Patches that merge are adjacent; values in a patch are ordered by channel, then frame, row and column."""
-    resized = [Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for frame in frames]
+def patches_of(frames: np.ndarray, side: int = SIDE) -> torch.Tensor:
+    """Patches of frames of `side` x `side` pixels.
+
+    Patches that merge are adjacent; values in a patch are ordered by channel, then frame, row and column.
+    """
+    resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames]
     pixels = np.stack([np.asarray(frame) for frame in resized]).astype(np.float32) / 255
     pixels = torch.from_numpy(((pixels - MEAN) / STD).astype(np.float32))
-    cells = SIDE // PATCH // MERGE
+    cells = side // PATCH // MERGE
     patches = []
     for first in range(0, len(frames), FRAMES_A_PATCH):
         for cell in range(cells**2):
@@ -82,21 +92,32 @@ def patches_of(frames: np.ndarray) -> torch.Tensor:
     return torch.stack(patches)
 
 
-def ask(checkpoint: Path, frames: int) -> tuple[str, Clip]:
-    """What `fastvid run` prints of a synthetic video of `frames` frames, and the video that the model should see."""
+def ask(checkpoint: Path, frames: int, side: int = SIDE) -> tuple[str, Clip]:
+    """What `fastvid run` prints of a synthetic video of `frames` frames, and the video that the model should see.
+
+    `side` is that of a frame in the model, in pixels.
+    """
     result = run("--model", checkpoint, "--video", "synthetic", "--frames", frames, "--question", " w17 w18 w19",
                  "--new-tokens", 5, "--repeats", 1)  # fmt: skip
     assert result.exit_code == 0, result.output
     pictures = synthetic_frames(frames)
     if frames % 2:
         pictures = np.concatenate([pictures, pictures[-1:]])
-    cells = SIDE // PATCH
-    return result.output, Clip(patches_of(pictures), (len(pictures) // 2, cells, cells))
+    cells = side // PATCH
+    return result.output, Clip(patches_of(pictures, side), (len(pictures) // 2, cells, cells))
 
 
-def check_answers(output: str, kind: str, ids: list[int], placeholder: int, clip: Clip, words: list[str]) -> None:
+def check_answers(
+    output: str,
+    kind: str,
+    ids: list[int],
+    placeholder: int,
+    clip: Clip,
+    words: list[str],
+    frame_seconds: float | None = None,
+) -> None:
     """Both answers, and the numbers of video tokens, are those computed independently for this prompt."""
-    prompt = tiny_qwen.Prompt(ids, [2 * (token == placeholder) for token in ids], videos=(clip,))
+    prompt = tiny_qwen.Prompt(ids, [2 * (token == placeholder) for token in ids], (clip,), frame_seconds=frame_seconds)
     model = tiny_qwen.talkative(kind)
     answers = []
     for name, ratio in (("without pruning", 1.0), ("pruned", 0.27)):
@@ -107,7 +128,7 @@ def check_answers(output: str, kind: str, ids: list[int], placeholder: int, clip
         assert answer.replace(" ", "") == answers[-1]
     assert answers[0] != answers[1], "choose a model whose answer depends on the prompt"
     n = clip.tokens_per_frame
-    assert row(output, "video tokens")[:2] == [str(3 * n), str(3 * int(n * 0.27))]
+    assert row(output, "video tokens")[:2] == [f"{3 * n:,}", f"{3 * int(n * 0.27):,}"]
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen2.5", "qwen3", "qwen3-moe", "qwen3.5", "qwen3.5-moe"])

@@ -16,7 +16,7 @@ from fastvid_kernels.adapters.versions import check_transformers
 from fastvid_kernels.cli.common.checks import MAX_FRAMES, check_retention, chosen_device, device_name
 from fastvid_kernels.cli.common.errors import CommandError, named
 from fastvid_kernels.cli.common.progress import progress_bar
-from fastvid_kernels.cli.models import glm, llava, next_video, qwen, small
+from fastvid_kernels.cli.models import glm, llava, next_video, omni, qwen, small
 from fastvid_kernels.cli.models.chat import Chat, Film
 from fastvid_kernels.cli.models.measure import Comparison, compare, process_peak_bytes
 from fastvid_kernels.cli.models.request import SYNTHETIC, Request
@@ -30,6 +30,7 @@ _CHATS: dict[str, type[next_video.NextVideo | qwen.Qwen]] = {
     **dict.fromkeys(next_video.MODEL_TYPES, next_video.NextVideo),
     **dict.fromkeys(qwen.MODEL_TYPES, qwen.Qwen),
     **dict.fromkeys(glm.MODEL_TYPES, glm.Glm),
+    **omni.CHATS,
 }
 
 

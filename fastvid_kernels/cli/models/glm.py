@@ -50,7 +50,7 @@ class Glm(Qwen):
             height=frames.shape[1],
             width=frames.shape[2],
             temporal_factor=self._temporal,
-            factor=processor.patch_size * processor.merge_size,
+            factor=self._token_side,
             min_pixels=processor.size["shortest_edge"],
             max_pixels=processor.size["longest_edge"],
         )

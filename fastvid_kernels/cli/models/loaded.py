@@ -53,14 +53,14 @@ class Loaded:
         Raises:
             CommandError: it cannot be loaded.
         """
-        from transformers import AutoModelForImageTextToText, AutoTokenizer
+        from transformers import AutoTokenizer
         from transformers.processing_utils import ProcessorMixin
 
         with named(f"--model {source}", "loaded"):
             tokenizer = AutoTokenizer.from_pretrained(source)
             image_processor = cls.load_image_processor(source)
             processor, _ = ProcessorMixin.get_processor_dict(source)
-            model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
+            model = cls.load_model(source, dtype)
         return cls(
             name=source,
             model=model.to(device).eval(),
@@ -70,6 +70,13 @@ class Loaded:
             generation={},
             **more,
         )
+
+    @staticmethod
+    def load_model(source: str, dtype: torch.dtype) -> Any:
+        """The model of a checkpoint."""
+        from transformers import AutoModelForImageTextToText
+
+        return AutoModelForImageTextToText.from_pretrained(source, dtype=dtype)
 
     @staticmethod
     def load_image_processor(source: str) -> Any:

@@ -16,7 +16,7 @@ from fastvid_kernels.cli.models.loaded import Loaded, Marks
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 # Qwen's own tools limit a video frame to this many tokens; a single image may have more.
-_TOKENS_A_FRAME = 768
+MOST_TOKENS_A_FRAME = 768
 
 
 class Qwen(Loaded):
@@ -58,17 +58,30 @@ class Qwen(Loaded):
         inputs = {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
-            "mm_token_type_ids": 2 * is_video.int(),
             "pixel_values_videos": patches.to(self.model.dtype),
             "video_grid_thw": grid[None],
+            **self._of_time(film, is_video),
         }
-        if self.model.config.model_type == "qwen2_5_vl":
-            inputs["second_per_grid_ts"] = torch.tensor([self._temporal / self._metadata(film).sampled_fps])
         return {name: value.to(self.model.device) for name, value in inputs.items()}
 
     @property
     def _temporal(self) -> int:
         return int(self.image_processor.temporal_patch_size)
+
+    @property
+    def _token_side(self) -> int:
+        """Side of a token, in pixels."""
+        return int(self.image_processor.patch_size * self.image_processor.merge_size)
+
+    def _seconds_per_patch(self, film: Film) -> float:
+        return float(self._temporal / self._metadata(film).sampled_fps)
+
+    def _of_time(self, film: Film, is_video: Tensor) -> dict[str, Tensor]:
+        """The arguments of `generate` from which the model makes positions in time."""
+        inputs = {"mm_token_type_ids": 2 * is_video.int()}
+        if self.model.config.model_type == "qwen2_5_vl":
+            inputs["second_per_grid_ts"] = torch.tensor([self._seconds_per_patch(film)])
+        return inputs
 
     def _patches(self, frames: np.ndarray) -> tuple[Tensor, Tensor]:
         """Patches `[F * H * W, C]`, and F, H and W.
@@ -88,13 +101,15 @@ class Qwen(Loaded):
 
     def _processed(self, frames: np.ndarray) -> Any:
         """What the image processor makes of frames, in the size that they have in a video."""
-        processor = self.image_processor
-        side = processor.patch_size * processor.merge_size
-        size = {
-            "shortest_edge": processor.size["shortest_edge"],
-            "longest_edge": min(processor.size["longest_edge"], _TOKENS_A_FRAME * side**2),
+        return self.image_processor(list(frames), size=self._size(), return_tensors="pt")
+
+    def _size(self) -> dict[str, int]:
+        """The fewest and the most pixels of a frame."""
+        size = self.image_processor.size
+        return {
+            "shortest_edge": size["shortest_edge"],
+            "longest_edge": min(size["longest_edge"], MOST_TOKENS_A_FRAME * self._token_side**2),
         }
-        return processor(list(frames), size=size, return_tensors="pt")
 
     def _video_as_text(self, film: Film, grid: Tensor) -> str:
         """The placeholders of a video and the text between its frames, as the model's own processor writes them."""
