@@ -9,7 +9,8 @@ import pytest
 from tests.adapters import tiny_qwen
 from tests.adapters.tiny import transformers
 from tests.adapters.tiny_qwen import AUDIO, END, IMAGE, START, VIDEO, VOCABULARY
-from tests.cli.test_run import run
+from tests.cli.clips import pan, write_clip
+from tests.cli.test_run import row, run
 from tests.cli.test_run_qwen import ask, check_answers, write_processors
 
 pytestmark = pytest.mark.skipif(not tiny_qwen.HAS_OMNI, reason="the parts of these models lie elsewhere here")
@@ -74,10 +75,21 @@ def test_a_question_that_holds_a_placeholder_gets_one_line(kind: str, tmp_path: 
         assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_an_older_transformers_gets_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_frames_are_enlarged(tmp_path: Path) -> None:
+    """A square of 128 tokens or more has 12 to a side."""
+    clip = write_clip(tmp_path / "small.mp4", [frame[:48, :48] for frame in pan(1, 4)])
+    checkpoint = write_omni("qwen3-omni", tmp_path / "model", whole=False)
+    result = run("--model", checkpoint, "--video", clip, "--frames", 4, "--new-tokens", 1, "--repeats", 1)
+    assert result.exit_code == 0, result.output
+    assert row(result.output, "video tokens")[0] == "288"
+
+
+def test_an_older_transformers_gets_one_line_before_weights_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = write_omni("qwen3-omni", tmp_path, whole=True)
     monkeypatch.setattr("transformers.__version__", "5.22.0")
     result = run("--model", checkpoint, "--video", "synthetic", "--frames", 2)
     assert result.exit_code == 2
-    assert "transformers must be at least 5.23" in result.stderr
+    assert "cannot be loaded: transformers must be at least 5.23" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
