@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import accumulate
 
 import torch
@@ -144,9 +145,12 @@ def nearest_anchors(
     budgets = {f: count for f, count in zip(segment.anchor_frames, segment.n_context, strict=True) if count > 0}
     if not budgets:
         return
+    n_context = [*budgets.values()]
     inverse_norms = _inverse_norms(anchor_tokens)
+    # Computed at the first near tie, since most short segments have none.
+    first_twin = cache(partial(_first_twin, anchor_tokens, n_context))
     for frames, block in _blocks(tokens, segment, len(anchor_tokens), anchor_tokens.dtype):
-        nearest = _nearest_anchor(block, anchor_tokens, inverse_norms, [*budgets.values()])
+        nearest = _nearest_anchor(block, anchor_tokens, inverse_norms, n_context, first_twin)
         yield frames, block, nearest, _pool(salient, kept, frames, [*budgets])
         del block
 
@@ -189,10 +193,17 @@ def _inverse_norms(anchor_tokens: Tensor) -> Tensor:
     return torch.where(norms == 0, 0.0, 1 / norms)
 
 
-def _nearest_anchor(block: Tensor, anchor_tokens: Tensor, inverse_norms: Tensor, n_context: list[int]) -> Tensor:
+def _nearest_anchor(
+    block: Tensor,
+    anchor_tokens: Tensor,
+    inverse_norms: Tensor,
+    n_context: list[int],
+    first_twin: Callable[[], Tensor],
+) -> Tensor:
     """For each anchor frame and token, the position of the most similar of its anchors: int64 `[A, rows]`.
 
-    Similarities too close for float32 are compared again in float64; of equal anchors the first is taken.
+    Similarities too close for float32 are compared again in float64; of equal anchors the first is taken, which
+    `first_twin` knows.
     """
     nearest, tied = _most_similar(_similarity(block, anchor_tokens, inverse_norms), n_context)
     rows = tied.nonzero().squeeze(1)
@@ -203,7 +214,7 @@ def _nearest_anchor(block: Tensor, anchor_tokens: Tensor, inverse_norms: Tensor,
         exact = torch.cat([_similarity(tied_tokens, own.double(), norms) for own, norms in by_frame], dim=1)
         nearest[:, rows], _ = _most_similar(exact, n_context)
     if len(rows) > 0:
-        nearest = _first_twin(anchor_tokens, n_context)[nearest]
+        nearest = first_twin()[nearest]
     return nearest
 
 
