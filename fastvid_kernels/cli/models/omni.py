@@ -47,7 +47,7 @@ class Qwen3Omni(Qwen):
     def _video_as_text(self, film: Film, grid: Tensor) -> str:
         return self.marks.video * (int(grid.prod()) // int(self.image_processor.merge_size) ** 2)
 
-    def _of_time(self, film: Film, is_video: Tensor) -> dict[str, Tensor]:
+    def _position_inputs(self, film: Film, is_video: Tensor) -> dict[str, Tensor]:
         return {"video_second_per_grid": torch.tensor([self._seconds_per_patch(film)])}
 
 

@@ -60,7 +60,7 @@ class Qwen(Loaded):
             "attention_mask": torch.ones_like(ids),
             "pixel_values_videos": patches.to(self.model.dtype),
             "video_grid_thw": grid[None],
-            **self._of_time(film, is_video),
+            **self._position_inputs(film, is_video),
         }
         return {name: value.to(self.model.device) for name, value in inputs.items()}
 
@@ -76,8 +76,8 @@ class Qwen(Loaded):
     def _seconds_per_patch(self, film: Film) -> float:
         return float(self._temporal / self._metadata(film).sampled_fps)
 
-    def _of_time(self, film: Film, is_video: Tensor) -> dict[str, Tensor]:
-        """The arguments of `generate` from which the model makes positions in time."""
+    def _position_inputs(self, film: Film, is_video: Tensor) -> dict[str, Tensor]:
+        """The arguments of `generate` from which the model makes positions, beside the ids and the grid."""
         inputs = {"mm_token_type_ids": 2 * is_video.int()}
         if self.model.config.model_type == "qwen2_5_vl":
             inputs["second_per_grid_ts"] = torch.tensor([self._seconds_per_patch(film)])
