@@ -71,7 +71,7 @@ def explain(
 ) -> Explanation:
     """Prune as `prune` does, by the eager backend, and say why each token was kept or where it went.
 
-    Args and errors are those of `prune`; a dense batch is not accepted.
+    Args and errors are those of `prune`; dense batches and `backend` are not accepted. The tokens have no gradient.
     """
     config = resolve_config(config, hyperparameters)
     check_inputs(tokens, attn, frame_features, cu_frames, config)

@@ -1,4 +1,4 @@
-"""The oracle: FastVID in float64 and plain loops, to be read beside SPEC.md and the paper.
+"""The oracle: FastVID in float64 and plain loops, to be read beside docs/spec.md and the paper.
 
 `prune` runs the whole method and keeps every intermediate result. Each step is a function that can be called
 alone, so that another implementation can be checked stage by stage from its own intermediate results. In the

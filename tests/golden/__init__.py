@@ -1,4 +1,4 @@
-"""Outputs of the published forms of FastVID, with the random tie-break set to zero (SPEC, golden/).
+"""Outputs of the published forms of FastVID, with the random tie-break set to zero (SPEC section 8).
 
 They are those of LLaVA-Video, and of the block for Qwen2.5-VL with its hyperparameter `ignore` inactive.
 """
