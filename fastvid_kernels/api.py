@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 
 from fastvid_kernels import ops as ops  # registers the operators
 from fastvid_kernels.config import Hyperparameters, PruneConfig, resolve_config
+from fastvid_kernels.validation import check_is_tensor
 
 Backend = Literal["auto", "eager", "triton"]
 
@@ -64,15 +65,19 @@ def prune(
     gradients at once (`is_grads_batched`), give what a loop would give.
 
     Raises:
-        TypeError: an argument has the wrong dtype, or there is no such hyperparameter.
+        TypeError: an argument has the wrong type or dtype, or there is no such hyperparameter.
         ValueError: an argument has the wrong shape, device or range, or K would be 0.
         NotImplementedError: a derivative was requested that is not implemented.
 
-    Source: SPEC; FastVID, arXiv 2503.11187, section 3.
+    Source: docs/spec.md; FastVID, arXiv 2503.11187, section 3.
     """
     config = resolve_config(config, hyperparameters)
-    if not isinstance(tokens, Tensor):
-        raise TypeError(f"tokens must be a torch.Tensor, got {type(tokens).__name__}")
+    # The dispatcher would refuse them too, but with a message that lists all their values.
+    for name, tensor in (("tokens", tokens), ("attn", attn)):
+        check_is_tensor(name, tensor)
+    for name, optional in (("frame_features", frame_features), ("cu_frames", cu_frames)):
+        if optional is not None:
+            check_is_tensor(name, optional)
     if tokens.dim() != 4:
         return Pruned(*_operator(backend)(tokens, attn, frame_features, cu_frames, *config.values()))
     if cu_frames is not None:
@@ -113,9 +118,7 @@ def _operator(backend: str) -> torch._ops.OpOverloadPacket:
     raise ValueError(f"backend must be 'auto', 'eager' or 'triton', got {backend!r}")
 
 
-def _check_dense(name: str, tensor: object, tokens: Tensor, rank: int) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+def _check_dense(name: str, tensor: Tensor, tokens: Tensor, rank: int) -> None:
     if tensor.dim() != rank or tensor.shape[:2] != tokens.shape[:2]:
         raise ValueError(
             f"{name} must have {rank} dimensions and start with [B, F] = {list(tokens.shape[:2])}, as tokens do, "

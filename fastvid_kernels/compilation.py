@@ -59,18 +59,23 @@ def warmup(
         TypeError: an argument has a wrong dtype, or there is no such hyperparameter.
         ValueError: `device` is not a GPU, a number lies outside its range, or no frame would keep a token.
     """
-    config = _plain(resolve_config(config, hyperparameters))
+    config = resolve_config(config, hyperparameters)
+    device = torch.device(device)
     tiles = [tile for tile in FRAME_TILES if config.kept_per_frame(tile)] or [FRAME_TILES[-1]]
-    features = (feature_channels, feature_dtype or dtype)
-    kinds = list(product((None, features) if feature_channels else (None,), (False, True)))
-    calls = [
-        _blank(torch.device(device), (_frames(tile, config), tile, channels), (dtype, attn_dtype), *kind)
-        for tile, kind in zip_longest(tiles, kinds)
-        for tile, kind in [(tile or tiles[0], kind or kinds[0])]
-    ]
+    kinds = list(product((False, True) if feature_channels else (False,), (False, True)))
+    # Every size of tile, and every kind of call, at least once.
+    calls = []
+    for wanted_tile, wanted_kind in zip_longest(tiles, kinds):
+        tile, (has_features, is_batch) = wanted_tile or tiles[0], wanted_kind or kinds[0]
+        shape = (_frames(tile, config), tile, channels)
+        features = (feature_channels, feature_dtype or dtype) if feature_channels and has_features else None
+        calls.append(_blank(device, shape, (dtype, attn_dtype), features, is_batch))
     for call in calls:
         check_inputs(*call, config)
-        check_triton(call[0])
+        try:
+            check_triton(call[0])
+        except ValueError:
+            raise ValueError(f"device must be a GPU, got {device}: elsewhere nothing has to be compiled") from None
     # Imported on first use: the package works where Triton does not.
     from fastvid_kernels.kernels import pipeline
 
@@ -84,12 +89,6 @@ def warmup(
             pipeline.prune_backward(grad, *calls[0], config)
             advance()
     return len(calls)
-
-
-def _plain(config: PruneConfig) -> PruneConfig:
-    """The config with Python's own numbers, as Triton takes them: a config may hold numpy scalars."""
-    values = {name: type(getattr(_DEFAULTS, name))(value) for name, value in vars(config).items()}
-    return PruneConfig(**values)
 
 
 def _frames(tokens_per_frame: int, config: PruneConfig) -> int:

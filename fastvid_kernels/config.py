@@ -52,13 +52,18 @@ class PruneConfig:
     num_neighbors: int = 4
 
     def __post_init__(self) -> None:
-        _check_real("retention_ratio", self.retention_ratio, "in (0, 1]", lambda r: 0 < r <= 1)
-        _check_integer("min_segments", self.min_segments)
-        _check_real("tau", self.tau, "finite", lambda t: -math.inf < t < math.inf)
-        _check_real("dtm_ratio", self.dtm_ratio, "in [0, 1]", lambda d: 0 <= d <= 1)
-        _check_integer("anchor_interval", self.anchor_interval)
-        _check_real("beta", self.beta, "in [0, 1]", lambda b: 0 <= b <= 1)
-        _check_integer("num_neighbors", self.num_neighbors)
+        checked = {
+            "retention_ratio": _real("retention_ratio", self.retention_ratio, "in (0, 1]", lambda r: 0 < r <= 1),
+            "min_segments": _integer("min_segments", self.min_segments),
+            "tau": _real("tau", self.tau, "finite", lambda t: -math.inf < t < math.inf),
+            "dtm_ratio": _real("dtm_ratio", self.dtm_ratio, "in [0, 1]", lambda d: 0 <= d <= 1),
+            "anchor_interval": _integer("anchor_interval", self.anchor_interval),
+            "beta": _real("beta", self.beta, "in [0, 1]", lambda b: 0 <= b <= 1),
+            "num_neighbors": _integer("num_neighbors", self.num_neighbors),
+        }
+        # NumPy's scalars become Python's numbers: theirs overflow, and Triton does not take them.
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def replace(self, **changes: Unpack[Hyperparameters]) -> PruneConfig:
         """A copy with some hyperparameters changed; an unknown name is a `TypeError`."""
@@ -104,24 +109,29 @@ def resolve_config(config: PruneConfig, hyperparameters: Hyperparameters) -> Pru
     """
     if not isinstance(config, PruneConfig):
         raise TypeError(f"config must be a PruneConfig, got {config!r}")
+    unknown = sorted(hyperparameters.keys() - vars(config).keys())
+    if unknown:
+        raise TypeError(f"hyperparameters must be among {', '.join(vars(config))}, got {', '.join(unknown)}")
     return config.replace(**hyperparameters) if hyperparameters else config
 
 
-def _check_real(name: str, value: object, expected: str, accept: Callable[[float], bool]) -> None:
+def _real(name: str, value: object, expected: str, accept: Callable[[float], bool]) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
-        accepted = accept(float(value))
+        number = float(value)
     except OverflowError:
-        accepted = False
-    if not accepted:
+        number = math.inf
+    if not accept(number):
         raise ValueError(f"{name} must be {expected}, got {value!r}")
+    return number
 
 
-def _check_integer(name: str, value: object) -> None:
+def _integer(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if int(value) < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
     if int(value) >= 2**63:
         raise ValueError(f"{name} must be below 2**63, got {value!r}")
+    return int(value)

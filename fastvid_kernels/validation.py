@@ -131,9 +131,18 @@ def _clamped(starts: list[int], frames: int) -> list[int]:
     return sorted({0, *ascending[1:], frames})
 
 
-def _check_tensor(name: str, tensor: object, axes: str, dtypes: tuple[torch.dtype, ...]) -> None:
+def check_is_tensor(name: str, tensor: object) -> None:
+    """Check that an argument is a tensor.
+
+    Raises:
+        TypeError: it is not.
+    """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+
+
+def _check_tensor(name: str, tensor: Tensor, axes: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    check_is_tensor(name, tensor)
     rank = axes.count(",") + 1
     if tensor.dim() != rank:
         raise ValueError(f"{name} must be of shape {axes}, got {tensor.dim()} dimensions: {_shape(tensor)}")

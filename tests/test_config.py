@@ -57,8 +57,11 @@ def test_counts_must_be_integers(name: str, value: Any) -> None:
 
 
 def test_numpy_scalars_are_numbers() -> None:
-    config = PruneConfig(retention_ratio=np.float32(0.25), min_segments=np.int64(3))
+    config = PruneConfig(retention_ratio=np.float16(0.25), min_segments=np.int64(3), anchor_interval=np.uint8(4))
     assert config.kept_per_frame(8) == 2
+    assert config == PruneConfig(retention_ratio=0.25, min_segments=3, anchor_interval=4)
+    # Python's own, since NumPy's overflow: -np.uint8(4) is 252.
+    assert [type(one) for one in config.values()] == [float, int, float, float, int, float, int]
 
 
 def test_replace_changes_what_is_named_and_checks_it() -> None:

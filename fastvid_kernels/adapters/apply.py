@@ -54,11 +54,11 @@ def apply_fastvid(
             `fastvid_kernels.vision.ATTENTION_SUBSTITUTES`, none of which is the published method.
         config: the hyperparameters; keyword hyperparameters override them. The default is what was published for the
             model family: `PruneConfig()` for LLaVA, `PruneConfig(retention_ratio=0.27, tau=0.84)` for the others.
-        backend: as in `prune`.
+        backend: as in `prune`; other methods, and FastVID's options, are plain PyTorch on any of them.
         method: another pruning method, to compare with FastVID: a name from `fastvid_kernels.methods.names()`, or a
             method with options from `fastvid_kernels.methods.get`. Methods other than FastVID read no hyperparameter
-            but `retention_ratio`. Only FastVID without options has a gradient. If the method needs no attention, none
-            is computed and no SigLIP head is read, unless `siglip` or `attention` is given.
+            but `retention_ratio`, and "prunevid" none. Only FastVID without options has a gradient. If the method needs
+            no attention, none is computed and no SigLIP head is read, unless `siglip` or `attention` is given.
         sink: lower the attention of positions that attract it in all frames (attention sinks) before tokens are
             ranked (SToP, arXiv 2604.20937).
         **hyperparameters: see `PruneConfig`; `retention_ratio=0.1` keeps a tenth of the video tokens.
@@ -74,7 +74,7 @@ def apply_fastvid(
         RuntimeError: the model is already patched, or the installed version of transformers is not supported.
         OSError: the SigLIP checkpoint could not be read.
 
-    Source: FastVID, arXiv 2503.11187, section 3; SPEC section 6 for positions.
+    Source: FastVID, arXiv 2503.11187, section 3; docs/spec.md, section 6, for positions.
     """
     model = _without_peft(model)
     adapter = _adapter_of(model)
@@ -96,9 +96,10 @@ def _method(method: Any, hyperparameters: Hyperparameters, sink: bool) -> Method
         raise TypeError(f"method must be a name, a Method or None, got {type(method).__name__}")
     if method.name == "fastvid" and not method.chosen:
         return None
-    unread = hyperparameters.keys() - {"retention_ratio"}
-    if unread and method.name != "fastvid":
-        raise TypeError(f"{', '.join(sorted(unread))} must be left out: {method.name} reads only retention_ratio")
+    unread = hyperparameters.keys() & vars(PruneConfig()).keys() - set(method.reads)
+    if unread:
+        reads = f"only {', '.join(method.reads)}" if method.reads else "no hyperparameter"
+        raise TypeError(f"{', '.join(sorted(unread))} must be left out: {method.name} reads {reads}")
     if sink and not method.needs_attention:
         raise ValueError(f"sink must be False for {method.name}, which reads no attention, got True")
     return method

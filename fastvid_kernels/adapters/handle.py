@@ -74,6 +74,8 @@ class FastVidHandle:
         self._hooks, self._attributes = [], []
 
     def __enter__(self) -> FastVidHandle:
+        if not self._attributes:
+            raise RuntimeError("the handle was used up: it has restored the model, so call apply_fastvid again")
         return self
 
     def __exit__(

@@ -219,7 +219,9 @@ def patch(model: Any, settings: Settings) -> FastVidHandle:
 
 
 def _attention(settings: Settings) -> str:
-    return settings.attention or (DEFAULT_ATTENTION if settings.use_attention else "uniform")
+    if settings.attention is not None:
+        return settings.attention
+    return DEFAULT_ATTENTION if settings.use_attention else "uniform"
 
 
 def _check_supported(model: Any, settings: Settings) -> None:

@@ -49,11 +49,15 @@ def parse(text: str) -> Method:
 
     Raises:
         TypeError: the method has no such option, or an option has the wrong type.
-        ValueError: there is no such method, or an option is out of range.
+        ValueError: there is no such method, or an option is out of range or given twice.
     """
     name, *options = text.split(":")
-    values = dict(option.partition("=")[::2] for option in options)
-    return get(name, **{key: _parsed(value) for key, value in values.items()})
+    values: dict[str, Any] = {}
+    for key, _, value in (option.partition("=") for option in options):
+        if key in values:
+            raise ValueError(f"{key} must be given once, got {text!r}")
+        values[key] = _parsed(value)
+    return get(name, **values)
 
 
 def _parsed(value: str) -> int | float | str:

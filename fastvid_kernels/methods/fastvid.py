@@ -74,5 +74,6 @@ METHOD = Method(
     deviations="With merging by clusters, the clusters are FastVID's anchors with the tokens that join them: every "
     "token of a segment joins the most similar anchor of each anchor frame. All have the same weight in the mean.",
     needs_attention=True,
+    reads=tuple(vars(PruneConfig())),
     check=_check,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 
 from fastvid_kernels.api import Pruned
 from fastvid_kernels.config import Hyperparameters, PruneConfig, resolve_config
-from fastvid_kernels.validation import check_inputs
+from fastvid_kernels.validation import check_inputs, check_is_tensor, read_cu_frames
 
 _DEFAULTS = PruneConfig()
 
@@ -90,6 +90,7 @@ class Method:
         deviations: text that says where and why it differs from what was published.
         rows: gives the number of kept tokens; None if that number depends on the data.
         needs_attention: whether `attn` is required.
+        reads: the hyperparameters that it reads.
         check: raises `TypeError` or `ValueError` for invalid options, which are passed by name.
         chosen: the options that were given.
     """
@@ -100,6 +101,7 @@ class Method:
     deviations: str = ""
     rows: Rows | None = same_of_each_frame
     needs_attention: bool = False
+    reads: tuple[str, ...] = ("retention_ratio",)
     check: Callable[..., None] | None = None
     chosen: Mapping[str, Any] = field(default_factory=dict)
 
@@ -148,7 +150,7 @@ class Method:
             attn: `[F, N]`, how much each token matters; required if `needs_attention`.
             frame_features: `[F, G]`, global features of the frames; default: their mean tokens.
             cu_frames: int32 `[B + 1]`, where each video starts, from 0 to F; None for one video.
-            config: the hyperparameters; methods other than FastVID read only the retention ratio, if any.
+            config: the hyperparameters, of which it reads `reads`.
             **hyperparameters: see `PruneConfig`; they override those of `config`.
 
         Returns:
@@ -160,8 +162,7 @@ class Method:
             NotImplementedError: in a backward pass, because methods have no gradient.
         """
         config = resolve_config(config, hyperparameters)
-        if not isinstance(tokens, Tensor):
-            raise TypeError(f"tokens must be a torch.Tensor, got {type(tokens).__name__}")
+        check_is_tensor("tokens", tokens)
         if attn is None and self.needs_attention:
             raise ValueError(
                 f"attn must be given for the method {self.name}, which ranks tokens by attention, got None"
@@ -169,7 +170,7 @@ class Method:
         stand_in = tokens.new_empty(tokens.shape[:2]) if attn is None else attn
         check_inputs(tokens, stand_in, frame_features, cu_frames, config)
         with torch.no_grad():
-            pruned = self._each(tokens, attn, frame_features, _video_starts(cu_frames, len(tokens)), config)
+            pruned = self._each(tokens, attn, frame_features, read_cu_frames(cu_frames, len(tokens)), config)
         kept: Tensor = _NoGradient.apply(tokens, pruned.tokens, self.name)  # type: ignore[no-untyped-call]
         return Pruned(kept, pruned.indices)
 
@@ -182,7 +183,7 @@ class Method:
         config: PruneConfig,
     ) -> Pruned:
         kept: list[Kept] = []
-        for start, end in _nonempty(starts):
+        for start, end in pairwise(starts):
             parts = (None if part is None else part[start:end] for part in (attn, frame_features))
             of_one = self.function(VideoTokens(tokens[start:end], *parts), config, **self.chosen)
             kept.append(Kept(of_one.tokens, of_one.indices + start * tokens.shape[1]))
@@ -204,14 +205,3 @@ class _NoGradient(torch.autograd.Function):
             f"the method {ctx.name} has no gradient: prune with FastVID itself, which has one, or freeze what comes "
             "before the video tokens"
         )
-
-
-def _video_starts(cu_frames: Tensor | None, frames: int) -> list[int]:
-    starts = [0, frames] if cu_frames is None else cu_frames.tolist()
-    if starts[0] != 0 or starts[-1] != frames or any(start > end for start, end in pairwise(starts)):
-        raise ValueError(f"cu_frames must ascend from 0 to F = {frames}, got {starts}")
-    return starts
-
-
-def _nonempty(starts: list[int]) -> Iterator[tuple[int, int]]:
-    return ((start, end) for start, end in pairwise(starts) if start < end)

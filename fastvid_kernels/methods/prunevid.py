@@ -81,5 +81,6 @@ METHOD = Method(
     "the clusters in time first. Its second stage, which prunes inside the language model by the question's "
     "attention, is left out.",
     rows=None,
+    reads=(),
     check=_check,
 )

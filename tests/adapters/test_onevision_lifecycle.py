@@ -62,6 +62,15 @@ def test_a_block_restores_the_model_also_after_an_exception(model: Any, siglip_d
     assert everything_about(model) == before
 
 
+def test_a_handle_serves_one_block(model: Any, siglip_directory: Any) -> None:
+    """A second one would run unpruned without a word."""
+    handle = apply_fastvid(model, siglip=siglip_directory)
+    with handle:
+        pass
+    with pytest.raises(RuntimeError, match="call apply_fastvid again"), handle:
+        pass
+
+
 def test_an_exception_inside_the_model_leaves_it_usable(
     model: Any, siglip_directory: Any, head: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,8 @@ class TestRefusals:
     def test_an_unknown_attention(self) -> None:
         with pytest.raises(ValueError, match=r"attention must be one of 'mean_query', 'received', 'norm'.*got 'cls'"):
             apply_fastvid(tiny_qwen.model("qwen3"), attention="cls")
+        with pytest.raises(ValueError, match=r"attention must be one of .* got ''"):
+            apply_fastvid(tiny_qwen.model("qwen3"), attention="")
 
     @pytest.mark.parametrize("kind", ["qwen2", "qwen2.5"])
     def test_windows_over_the_past(self, kind: str) -> None:

@@ -127,7 +127,7 @@ def test_a_warm_up_runs_the_kernels(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_warm_up_without_a_gpu_is_refused() -> None:
-    with pytest.raises(ValueError, match="tokens must be on a GPU"):
+    with pytest.raises(ValueError, match=r"^device must be a GPU, got cpu"):
         warmup("cpu", 16)
     with pytest.raises(TypeError, match="float64"):
         warmup("cpu", 16, torch.float64)

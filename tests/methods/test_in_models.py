@@ -61,12 +61,17 @@ def close(ours: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(ours, expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
 
 
+def ratio_of(name: str) -> dict[str, float]:
+    """The retention ratio, for a method that reads it."""
+    return {"retention_ratio": RATIO} if "retention_ratio" in methods.get(name).reads else {}
+
+
 @pytest.mark.parametrize("name", LOOPS)
 def test_llava_onevision(name: str, siglip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(independent, "reference", by_loops(name))
     model, twin, head = tiny.llava_onevision(), tiny.llava_onevision(), tiny.siglip()
     own = {"siglip": siglip} if methods.get(name).needs_attention else {}
-    apply_fastvid(model, method=name, retention_ratio=RATIO, **own)
+    apply_fastvid(model, method=name, **ratio_of(name), **own)
     prompt = video_prompt(3)
     settings = {"retention_ratio": RATIO}
     _, places = independent.embedded(twin, head, prompt, settings)
@@ -85,7 +90,7 @@ def test_qwen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         qwen_independent, "reference", SimpleNamespace(prune=lambda *inputs, **given: loop.prune(*inputs, RATIO))
     )
     model, twin = tiny_qwen.model("qwen2.5"), tiny_qwen.model("qwen2.5")
-    apply_fastvid(model, method=name, retention_ratio=RATIO)
+    apply_fastvid(model, method=name, **ratio_of(name))
     prompts = [
         tiny_qwen.prompt("qwen2.5", tiny_qwen.words(seed, 4), tiny_qwen.film(seed), tiny_qwen.words(seed + 1, length))
         for seed, length in ((3, 7), (5, 9))
@@ -165,6 +170,16 @@ def test_videos_are_counted_for_whoever_asks(siglip: Any) -> None:
         ({"method": "visionzipp"}, ValueError, "method must be one of .*, got 'visionzipp'"),
         ({"method": 3}, TypeError, "method must be a name, a Method or None, got int"),
         ({"method": "visionzip", "tau": 0.8}, TypeError, "tau must be left out: visionzip reads only retention_ratio"),
+        (
+            {"method": "prunevid", "retention_ratio": 0.3},
+            TypeError,
+            "retention_ratio must be left out: prunevid reads no hyperparameter",
+        ),
+        (
+            {"method": "visionzip", "ratio": 0.3},
+            TypeError,
+            "hyperparameters must be among retention_ratio, .*got ratio",
+        ),
         ({"method": "evs", "sink": True}, ValueError, "sink must be False for evs"),
         ({"sink": 0.02}, TypeError, "sink must be True or False, got 0.02"),
     ],

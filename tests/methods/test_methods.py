@@ -65,7 +65,7 @@ def test_as_many_rows_as_it_says(method: Method) -> None:
 def test_a_ragged_batch_is_its_videos_one_by_one(method: Method, dtype: torch.dtype) -> None:
     tokens, attn, features = film(14, 20, 12)
     tokens = tokens.to(dtype)
-    cu_frames = torch.tensor([0, 5, 5, 6, 14], dtype=torch.int32)
+    cu_frames = torch.tensor([0, 5, 6, 14], dtype=torch.int32)
     kept, indices = method(tokens, attn, features, cu_frames, retention_ratio=0.3)
     assert kept.dtype == dtype
     alone = [
@@ -164,13 +164,35 @@ def test_what_does_not_exist(arguments: tuple[str, dict[str, Any]], error: type[
         methods.get(name, **options)
 
 
+def test_an_option_given_twice() -> None:
+    with pytest.raises(ValueError, match="seed must be given once, got 'random:seed=1:seed=2'"):
+        methods.parse("random:seed=1:seed=2")
+
+
+@every_method
+def test_only_what_it_reads_changes_a_method(method: Method) -> None:
+    tokens, attn, features = film(13, 20, 12)
+    changes = {"retention_ratio": 0.3, "min_segments": 2, "tau": -1.0, "dtm_ratio": 0.9, "anchor_interval": 2,
+               "beta": 0.1, "num_neighbors": 1}  # fmt: skip
+    usual = method(tokens, attn, features, retention_ratio=0.5)
+    for name, value in changes.items():
+        changed = method(tokens, attn, features, **{"retention_ratio": 0.5, name: value})
+        same = usual.indices.equal(changed.indices) and usual.tokens.equal(changed.tokens)
+        if name not in method.reads:
+            assert same, name
+        elif method.name != "fastvid":
+            # Its ablations leave some unread.
+            assert not same, name
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
         ((), {}, ValueError, "attn must be given"),
         ((torch.rand(4, 19),), {}, ValueError, "attn must have the shape"),
         ((torch.rand(4, 20), torch.rand(3, 2)), {}, ValueError, "frame_features must have the shape"),
-        ((torch.rand(4, 20), None, torch.tensor([0, 5], dtype=torch.int32)), {}, ValueError, "cu_frames must ascend"),
+        ((torch.rand(4, 20), None, torch.tensor([0, 5], dtype=torch.int32)), {}, ValueError, "cu_frames must end"),
+        ((torch.rand(4, 20), None, torch.tensor([0, 2, 2, 4], dtype=torch.int32)), {}, ValueError, "video 1 reaches"),
         ((torch.rand(4, 20),), {"retention_ratio": 0.01}, ValueError, "retention_ratio must keep at least one"),
         ((torch.rand(4, 20),), {"ratio": 0.5}, TypeError, "ratio"),
         (("high",), {}, TypeError, "attn must be a torch.Tensor"),
