@@ -21,4 +21,6 @@ def main() -> None:
     with one_line_errors():
         from fastvid_kernels.cli.app import app
 
-        app(prog_name="fastvid")
+        # Not standalone: errors in the use of the command line come here, too.
+        code = app(sys.argv[1:] or ["--help"], prog_name="fastvid", standalone_mode=False)
+    sys.exit(code)

@@ -160,6 +160,9 @@ def _draw(clip: Clip, outcomes: list[_Outcome], fastvid: _Outcome, retention: fl
         captions=[f"frame {video.source_indices[frame]}" for frame in shown],
         rows=rows,
         grid=GRID,
-        title=f"{video.path.name}: what is kept at {retention:.0%}, in {count} of {len(video.frames)} sampled frames",
+        title=(
+            f"{video.path.name}: what is kept at {100 * retention:.3g}%, in {count} of {len(video.frames)} sampled "
+            "frames"
+        ),
         note=f"In colour: kept. {NOTE} {CAVEAT}",
     )

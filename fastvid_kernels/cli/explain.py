@@ -85,8 +85,8 @@ def page(video: SampledVideo, explained: dict[float, Explanation], first: float)
         "first": list(explained).index(first),
     }
     template = resources.files("fastvid_kernels.cli").joinpath("explain.html").read_text(encoding="utf-8")
-    # Within a script element, only "</" could end it.
-    return template.replace(_PLACE, json.dumps(data, separators=(",", ":")).replace("</", "<\\/"))
+    # Without "<", nothing in a title can end the script element, or keep it from ending where it should.
+    return template.replace(_PLACE, json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def _segment_of(frame: int, segments: list[list[int]]) -> int:

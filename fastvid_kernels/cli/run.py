@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fastvid_kernels.adapters.scoring import DEFAULT_SIGLIP
 from fastvid_kernels.cli.common.console import console
 from fastvid_kernels.cli.common.errors import one_line_errors
 from fastvid_kernels.cli.common.options import Device, Frames
@@ -45,7 +46,11 @@ def run(
         ),
     ] = Request.retention,
     siglip: Annotated[
-        str, typer.Option(help="For LLaVA-OneVision: a full SigLIP checkpoint, for its head: a directory or a hub id.")
+        str | None,
+        typer.Option(
+            help="For a LLaVA-OneVision of --model: a full SigLIP checkpoint, for its head: a directory or a hub id.",
+            show_default=DEFAULT_SIGLIP,
+        ),
     ] = Request.siglip,
     frames: Frames = Request.frames,
     new_tokens: Annotated[int, typer.Option(help="Length of the answer, in tokens.")] = Request.new_tokens,

@@ -111,6 +111,48 @@ def test_an_output_that_is_a_link_stays_one(tmp_path: Path) -> None:
     assert target.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_link_to_itself_is_refused_before_any_work(tmp_path: Path) -> None:
+    link = tmp_path / "loop.png"
+    link.symlink_to(link)
+    result = command("--output", "loop.png", cwd=tmp_path)
+    assert result.returncode == 2
+    check_one_line(result, says="--output must be a file, but loop.png is a link to itself")
+    assert result.stdout == ""
+
+
+def test_a_closed_standard_output(tmp_path: Path) -> None:
+    line = " ".join([*DEMO, "--output", "out.png", ">&-"])
+    result = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["demo", "--frames", "many"], "--frames"),
+        (["demo", "--frmaes", "3"], "--frmaes"),
+        (["dmeo"], "dmeo"),
+        (["run", "--random-weights", "tiny"], "--random-weights"),
+    ],
+)
+def test_mistakes_in_the_command_line_are_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
+    python = [sys.executable, "-m", "fastvid_kernels.cli"]
+    result = subprocess.run([*python, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    check_one_line(result, says=says)
+    assert result.stderr.startswith("fastvid: ")
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"]])
+def test_help(arguments: list[str], tmp_path: Path) -> None:
+    python = [sys.executable, "-m", "fastvid_kernels.cli"]
+    result = subprocess.run([*python, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Usage: fastvid" in result.stdout
+
+
 def test_the_longest_name_there_can_be(tmp_path: Path) -> None:
     name = "n" * 250 + ".png"
     assert command("--output", name, cwd=tmp_path).returncode == 0

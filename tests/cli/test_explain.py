@@ -85,7 +85,7 @@ def test_the_page_needs_nothing_from_elsewhere(written: Path) -> None:
 
 def test_a_name_cannot_break_out_of_its_place() -> None:
     frames = np.zeros((1, 32, 32, 3), np.uint8)
-    name = "</script><script>alert(1)</script>.mp4"
+    name = "</script><!--<script>alert(1)</script>.mp4"
     video = SampledVideo(Path(name.replace("/", "\N{DIVISION SLASH}")), frames, (0,), (None,), 1)
     object.__setattr__(video, "path", type("Named", (), {"name": name})())
     described = describe(frames)
@@ -93,6 +93,8 @@ def test_a_name_cannot_break_out_of_its_place() -> None:
     content = page(video, {0.1: explanation}, 0.1)
     assert data_of(content)["title"] == name
     assert content.count("</script>") == 2
+    # After "<!--<script>" an element would not end where it should.
+    assert "<!--" not in content.partition('id="data">')[2]
 
 
 @pytest.mark.parametrize(

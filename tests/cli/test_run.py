@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from fastvid_kernels.cli.app import app
 from fastvid_kernels.cli.common.errors import CommandError
-from fastvid_kernels.cli.models import answer
+from fastvid_kernels.cli.models import answer, measure
 from fastvid_kernels.cli.models.request import Request
 from fastvid_kernels.cli.videos.synthetic import synthetic_frames
 from tests.adapters import independent, tiny
@@ -63,6 +65,20 @@ def test_a_real_clip(tmp_path: Path) -> None:
     assert "8 of 60 frames" in " ".join(result.output.split())
 
 
+def test_prefill_includes_the_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the first number that a user sees would leave out what its saving costs."""
+
+    @contextmanager
+    def slow() -> Iterator[list[float]]:
+        yield [30.0, 12.0]
+
+    monkeypatch.setattr(measure, "measured_seconds", slow)
+    result = run(*SMALL, "--video", "synthetic", "--frames", 2)
+    assert result.exit_code == 0, result.output
+    assert row(result.output, "the pruning itself")[1] == "42,000 ms"
+    assert row(result.output, "prefill")[1].startswith("42,0")
+
+
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.write_llava(tmp_path_factory.mktemp("llava"))
@@ -107,6 +123,8 @@ def test_a_checkpoint_answers_what_it_should(llava: Path, siglip: Path) -> None:
         (["--random-weights", "small", "--device", "abacus"], "--device abacus cannot be used"),
         (["--model", "empty", "--siglip", "siglip", "--video", "synthetic"], "--model empty cannot be loaded"),
         (["--model", "other", "--siglip", "siglip", "--video", "synthetic"], "--model other is of type qwen2"),
+        (["--model", "qwen", "--siglip", "siglip", "--video", "synthetic"], "--siglip must be left out"),
+        (["--random-weights", "small", "--siglip", "siglip", "--video", "synthetic"], "--siglip must be left out"),
     ],
 )
 def test_mistakes_get_one_line(
@@ -117,6 +135,8 @@ def test_mistakes_get_one_line(
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    (tmp_path / "qwen").mkdir()
+    (tmp_path / "qwen" / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
     result = run(*arguments)
     assert result.exit_code == 2
     assert complaint in result.stderr

@@ -43,7 +43,8 @@ def one_line_errors() -> Iterator[None]:
         with _as_command_errors():
             yield
             # Flush here and not when Python exits, so that a full disk is reported like other errors.
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except CommandError as error:
         if os.environ.get(TRACEBACK):
             raise
@@ -87,6 +88,9 @@ def _as_command_errors() -> Iterator[None]:
     except MemoryError as error:
         raise CommandError("out of memory: ask for fewer --frames") from error
     except Exception as error:
+        if hasattr(error, "format_message"):
+            # An error in the use of the command line, such as an unknown option.
+            raise CommandError(" ".join(error.format_message().split())) from error
         if type(error).__name__ == "OutOfMemoryError":
             raise CommandError(f"out of memory, ask for fewer --frames: {one_line(error)}") from error
         raise CommandError(

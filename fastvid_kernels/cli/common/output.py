@@ -11,13 +11,17 @@ from fastvid_kernels.cli.common.errors import CommandError
 
 
 def check_output(output: Path, suffix: str) -> None:
-    """Raise unless `--output` has this suffix, is not a folder, and is in a folder that exists.
+    """Raise unless `--output` has this suffix, is no folder, leads somewhere, and is in a folder that exists.
 
     Raises:
         CommandError: one of these is not so.
     """
     if output.suffix.lower() != suffix:
         raise CommandError(f"--output must be a {suffix} file, got {output}")
+    try:
+        output.resolve()
+    except (OSError, RuntimeError) as error:
+        raise CommandError(f"--output must be a file, but {output} is a link to itself") from error
     if output.is_dir():
         raise CommandError(f"--output must be a file, but {output} is a folder")
     if not output.parent.is_dir():

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastvid_kernels.adapters.scoring import DEFAULT_SIGLIP
 from fastvid_kernels.adapters.versions import check_transformers
 from fastvid_kernels.cli.common.checks import MAX_FRAMES, check_retention, chosen_device, device_name
 from fastvid_kernels.cli.common.errors import CommandError, named
@@ -113,23 +114,38 @@ def _film(request: Request, console: Console) -> Film:
 
 def _chat(request: Request, device: torch.device) -> Chat:
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    model_type = None if request.model is None else _supported_type(request.model)
+    if request.siglip is not None and model_type not in llava.MODEL_TYPES:
+        raise CommandError("--siglip must be left out: it is for a LLaVA-OneVision of --model alone")
     if request.random_weights in llava.ARCHITECTURES:
         return llava.randomly_weighted(request.random_weights, device, dtype)
     if request.random_weights is not None:
         return small.randomly_weighted(request.random_weights, device, dtype)
     assert request.model is not None
-    model_type = _model_type(request.model)
+    assert model_type is not None
     if model_type in _CHATS:
         return _CHATS[model_type].load(request.model, device, dtype)
-    if model_type not in llava.MODEL_TYPES:
-        raise CommandError(
-            f"--model {request.model} is of type {model_type}: fastvid run takes transformers' checkpoints of "
-            f"type {', '.join((*llava.MODEL_TYPES, *_CHATS))}"
-        )
     # Load the head first: it is small, and may be missing.
-    with named(f"--siglip {request.siglip}"):
-        head = load_siglip_head(request.siglip)
+    siglip = request.siglip or DEFAULT_SIGLIP
+    with named(f"--siglip {siglip}"):
+        head = load_siglip_head(siglip)
     return llava.load(request.model, head, device, dtype)
+
+
+def _supported_type(source: str) -> str:
+    """The type of a checkpoint's model.
+
+    Raises:
+        CommandError: it is not supported, or cannot be read.
+    """
+    model_type = _model_type(source)
+    supported = (*llava.MODEL_TYPES, *_CHATS)
+    if model_type not in supported:
+        raise CommandError(
+            f"--model {source} is of type {model_type}: fastvid run takes transformers' checkpoints of "
+            f"type {', '.join(supported)}"
+        )
+    return model_type
 
 
 def _model_type(source: str) -> str:

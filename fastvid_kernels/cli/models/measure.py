@@ -24,8 +24,8 @@ class Arm:
 
     Attributes:
         video_tokens: number of video embeddings that the language model's layers see, a newline included.
-        prefill_seconds: time of the language model for the prompt, from embeddings to hidden states. With pruning, this
-            includes the removal of dropped embeddings.
+        prefill_seconds: time of the language model for the prompt, from embeddings to hidden states, and of all that
+            pruning adds before it.
         first_token_seconds: time of the whole model, from pixels to the next token's logits.
         peak_bytes: peak memory during `first_token_seconds`, weights included; None if the device does not record it.
     """
@@ -98,7 +98,8 @@ class _Runs:
         self._dropped = self._inputs["input_ids"].shape[1] - decoder.length
         if keep:
             self._first_token.append(whole)
-            self._prefill.append(decoder.seconds)
+            # Hidden states come after the pruning, although most of that runs before the language model is called.
+            self._prefill.append(decoder.seconds + sum(pruning))
             self.pruning.append(sum(pruning))
 
     def arm(self) -> Arm:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastvid_kernels.adapters.scoring import DEFAULT_SIGLIP
-
 SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True)
 class Request:
-    """The options of `fastvid run`, by name; `retention=None` means the one published for the model's family."""
+    """The options of `fastvid run`, by name; None means what was published for the model's family."""
 
     model: str | None = None
     random_weights: str | None = None
     video: str | None = None
     question: str = "What happens in this video?"
     retention: float | None = None
-    siglip: str = DEFAULT_SIGLIP
+    siglip: str | None = None
     frames: int = 32
     new_tokens: int = 48
     repeats: int = 5

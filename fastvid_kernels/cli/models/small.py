@@ -22,6 +22,8 @@ _TEXT_SMALL: dict[str, Any] = {
     "head_dim": 64,
     "max_position_embeddings": 32768,
     "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
 }
 _VISION_SMALL = {
     "depth": 4,
