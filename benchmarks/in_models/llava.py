@@ -4,7 +4,7 @@
 
 This is `fastvid run --random-weights 7b --video synthetic`, for machines without that command's dependencies. For
 comparison, the paper's Table 5 reports, for the real weights on an A100, prefill 476.3 -> 67.2 ms (7.1x), 6272 -> 608
-tokens.
+tokens. Here the prefill includes the pruning; in results of before 2026-11-28 it does not.
 """
 
 from __future__ import annotations

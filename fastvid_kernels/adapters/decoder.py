@@ -177,6 +177,7 @@ class PrunedDecoder:
         seen = 0 if cache is None else cache.get_seq_length()
         _check_mask(mask, seen, length)
         mask = None if mask is None else mask.to(inputs.device, torch.bool)
+        # From here on, the cache's length leaves out dropped tokens, which `seen` counts.
         set_counting_entries(cache, True)
         entries = 0 if cache is None else cache.get_seq_length()
 
@@ -188,6 +189,7 @@ class PrunedDecoder:
         positions = positions.expand(*positions.shape[:-2], batch, length)
         past_real = _past_real(past, mask, batch, entries, length)
         own_real = None if mask is None else mask[:, -length:]
+        kept_length = length
         if gathered is not None:
             self._check_outputs(kwargs)
             source, real = gathered.source, gathered.real
@@ -200,9 +202,9 @@ class PrunedDecoder:
             own_real = real if gathered.padded or mask is not None else None
             self._gathered = gathered
             self._cache_will_hold = _extended(past, past_real, gathered, int(seen))
-            length = source.shape[1]
-        kwargs["attention_mask"] = _joined(past_real, own_real, batch, entries, length)
-        kwargs["position_ids"] = (torch.arange(length, device=inputs.device) + entries)[None]
+            kept_length = source.shape[1]
+        kwargs["attention_mask"] = _joined(past_real, own_real, batch, entries, kept_length)
+        kwargs["position_ids"] = (torch.arange(kept_length, device=inputs.device) + entries)[None]
         if kwargs.get("cache_position") is not None:
             kwargs["cache_position"] = kwargs["position_ids"][0]
         if "return_dict" in kwargs:
