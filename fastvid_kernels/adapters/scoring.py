@@ -29,7 +29,8 @@ def scorer(settings: Settings, hidden_size: int) -> Scorer:
         hidden_size: channels of the vision tower.
 
     Raises:
-        ValueError: there is no such attention, or the head has another number of channels.
+        ValueError: there is no such attention, it reads no head but one was given, or the head has another number of
+            channels.
         OSError: the SigLIP checkpoint could not be read.
     """
     siglip = DEFAULT_SIGLIP if settings.siglip is None else settings.siglip
@@ -41,6 +42,8 @@ def scorer(settings: Settings, hidden_size: int) -> Scorer:
         if attention not in ATTENTION_SUBSTITUTES:
             known = ", ".join(repr(name) for name in ["siglip", *ATTENTION_SUBSTITUTES])
             raise ValueError(f"attention must be one of {known}, got {attention!r}")
+        if settings.siglip is not None:
+            raise ValueError(f"siglip must be left out with attention {attention!r}, which reads no head")
         return SubstituteScorer(attention)
     head = siglip if isinstance(siglip, SiglipHead) else load_siglip_head(siglip)
     if head.config.hidden_size != hidden_size:

@@ -82,7 +82,7 @@ def _add_name(config: Any) -> bool:
 
 
 def _refuse_others() -> None:
-    """Refuse other models: where a model names no methods, vLLM ignores the rate, and silently prunes nothing."""
+    """Refuse other models, and the method without a rate: with these, vLLM silently prunes nothing."""
     from vllm.config import VllmConfig
 
     from fastvid_kernels.vllm.startup import rate_of
@@ -92,9 +92,15 @@ def _refuse_others() -> None:
     @functools.wraps(original)
     def checked(self: Any) -> None:
         model = self.model_config
-        if model is not None and not getattr(model, "config_updated", False) and rate_of(model) is not None:
-            architecture = model.architecture
-            if architecture not in MODELS:
+        if model is not None and not getattr(model, "config_updated", False):
+            architecture, multimodal = model.architecture, model.multimodal_config
+            if rate_of(model) is None:
+                if multimodal is not None and multimodal.video_pruning_method == METHOD:
+                    raise ValueError(
+                        f"--video-pruning-rate must be above 0 with --video-pruning-method {METHOD}, got "
+                        f"{multimodal.video_pruning_rate}: without it nothing is pruned"
+                    )
+            elif architecture not in MODELS:
                 raise ValueError(
                     f"--video-pruning-method {METHOD} is for {', '.join(MODELS)}, got {architecture}: choose one of "
                     "these, or leave --video-pruning-rate out"

@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm.logger import init_logger
 from vllm.multimodal.inputs import MultiModalFieldConfig
-from vllm.multimodal.parse import EmbeddingItems
+from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import PromptUpdateDetails
 
 from fastvid_kernels.vllm.settings import Serving
@@ -57,7 +57,8 @@ class PrunedProcessor:
         """
         serving = self.serving
         # vLLM allows embeddings where a connector for caches is configured, whatever was checked when it started.
-        if serving is not None and isinstance(inputs.mm_data_items.get("video"), EmbeddingItems):
+        given = inputs.mm_data_items.get("video")
+        if serving is not None and isinstance(given, EmbeddingItems | DictEmbeddingItems):
             raise ValueError("a video must be given as frames where videos are pruned, got its embeddings")
         prompt = super().apply(inputs, timing_ctx)  # type: ignore[misc]
         if serving is None:

@@ -201,7 +201,10 @@ def _check_engine(vllm_config: Any) -> None:
     if vllm_config.model_config.enable_prompt_embeds:
         raise ValueError(f"--enable-prompt-embeds must be off with {METHOD}: videos are found by their token ids")
     if vllm_config.model_config.multimodal_config.mm_encoder_only:
-        raise ValueError(f"--mm-encoder-only must be off with {METHOD}, which was not tested without a language model")
+        raise ValueError(
+            f"--mm-encoder-only, which an ec_producer of --ec-transfer-config turns on, must be off with {METHOD}: "
+            "it was not tested without a language model"
+        )
     if vllm_config.model_config.multimodal_config.enable_mm_embeds:
         raise ValueError(f"--enable-mm-embeds must be off with {METHOD}: embeddings alone cannot be scored")
 

@@ -62,6 +62,12 @@ def test_a_block_restores_the_model_also_after_an_exception(model: Any, siglip_d
     assert everything_about(model) == before
 
 
+def test_a_head_that_would_not_be_read_is_refused(model: Any, siglip_directory: Any) -> None:
+    with pytest.raises(ValueError, match="siglip must be left out with attention 'norm'"):
+        apply_fastvid(model, siglip=siglip_directory, attention="norm")
+    assert "fastvid_handle" not in model.__dict__
+
+
 def test_a_handle_serves_one_block(model: Any, siglip_directory: Any) -> None:
     """A second one would run unpruned without a word."""
     handle = apply_fastvid(model, siglip=siglip_directory)

@@ -29,6 +29,21 @@ def test_a_video_needs_text_behind_it(family: Qwen, served: Engine) -> None:
                 served.answer(request)
 
 
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3"], indirect=True)
+def test_a_video_s_embeddings_are_refused(family: Qwen, served: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM allows them wherever a connector for caches may need them; in the model they would end the engine."""
+    multimodal = served.llm.llm_engine.model_config.multimodal_config
+    monkeypatch.setattr(multimodal, "enable_mm_embeds", True)
+    grid = torch.tensor([[6, 6, 10]])
+    width = served.model.embedding_width
+    embedded = {"video_embeds": torch.zeros(90, width), "video_grid_thw": grid, "second_per_grid_ts": torch.ones(1),
+                "timestamps": [[0.5] * 6]}  # fmt: skip
+    with pytest.raises(ValueError, match="a video must be given as frames"):
+        served.llm.generate([{"prompt_token_ids": [*CLIP, *words(1, 3)], "multi_modal_data": {"video": embedded}}])
+    request = Request([*CLIP, *words(1, 3)], (video(1),))
+    family.check(request, *served.answer(request))
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen2.5", "qwen3", "glm4.1"], indirect=True)
 def test_the_tower_sees_videos_one_by_one(family: Qwen, served: Engine) -> None:
     """vLLM's runners for a CPU, and V1's for a GPU, give a model that prunes one video at a time; V2 does not."""

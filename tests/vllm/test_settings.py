@@ -32,7 +32,7 @@ WITHOUT_PLUGIN = os.environ | {"VLLM_PLUGINS": ""}
         ({"tau": "high"}, {}, "tau"),
         ({}, {"hf_overrides": STRETCHED}, "rope_type must be 'default' with fastvid, got 'linear'"),
         ({}, {"enable_prompt_embeds": True}, "--enable-prompt-embeds must be off with fastvid"),
-        ({}, {"mm_encoder_only": True}, "--mm-encoder-only must be off with fastvid"),
+        ({}, {"mm_encoder_only": True}, "--mm-encoder-only, .*, must be off with fastvid"),
     ],
 )
 def test_what_cannot_work_is_refused_at_start_up(
@@ -59,6 +59,18 @@ def test_a_rate_without_a_method_is_refused_where_vllm_has_none(family: Family) 
     with (
         pytest.raises(Exception, match="'evs' is not supported"),
         engine.running(family.checkpoint, video_pruning_rate=0.5, **settings),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("family", ["qwen2.5"], indirect=True)
+@pytest.mark.parametrize("rate", [None, 0.0])
+def test_the_method_without_a_rate_is_refused(family: Family, rate: float | None) -> None:
+    """vLLM would silently prune nothing."""
+    settings = family.settings() | {"video_pruning_rate": rate}
+    with (
+        pytest.raises(Exception, match=f"--video-pruning-rate must be above 0 .* got {rate}"),
+        engine.running(family.checkpoint, **settings),
     ):
         pass
 

@@ -10,7 +10,7 @@ def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
         from PIL import Image
 
         return [Image.open(doc["path"]).convert("RGB")]
-    return [] if doc["kind"] == "text" else [doc["path"]]
+    return {"text": [], "video": [doc["path"]], "two videos": [doc["path"]] * 2}[doc["kind"]]
 
 
 def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, str] | None = None) -> str:

@@ -81,6 +81,21 @@ def test_a_clip_that_cannot_be_read_ends_the_run(case: Case, tmp_path: Path, cli
         case.run(tasks.write(tmp_path, [clips[1], broken]), retention_ratio=0.25)
 
 
+@pytest.mark.parametrize("case", ["llava_vid"], indirect=True)
+def test_several_videos_of_a_document_end_the_run(case: Case, tmp_path: Path, clips: list[Path]) -> None:
+    """lmms-eval would answer about the document before, and the counts would fit."""
+    with pytest.raises(RunFailed, match="doc_to_visual must give one video"):
+        case.run(tasks.write(tmp_path, clips, kind="two videos"), retention_ratio=0.25)
+
+
+def test_a_folder_of_frames_ends_the_run(case: Case, tmp_path: Path, clips: list[Path]) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    tasks.write_picture(folder)
+    with pytest.raises(RunFailed, match=r"reading .*frames"):
+        case.run(tasks.write(tmp_path, [clips[0], folder]), retention_ratio=0.25)
+
+
 @pytest.mark.parametrize("case", ["llava_onevision"], indirect=True)
 def test_frames_that_cannot_be_processed_end_the_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """lmms-eval answers without the video, as it does where memory is short."""
