@@ -85,26 +85,28 @@ def _refuse_others() -> None:
     """Refuse other models, and the method without a rate: with these, vLLM silently prunes nothing."""
     from vllm.config import VllmConfig
 
-    from fastvid_kernels.vllm.startup import rate_of
-
     original = VllmConfig.try_verify_and_update_config
 
     @functools.wraps(original)
     def checked(self: Any) -> None:
         model = self.model_config
         if model is not None and not getattr(model, "config_updated", False):
-            architecture, multimodal = model.architecture, model.multimodal_config
-            if rate_of(model) is None:
-                if multimodal is not None and multimodal.video_pruning_method == METHOD:
-                    raise ValueError(
-                        f"--video-pruning-rate must be above 0 with --video-pruning-method {METHOD}, got "
-                        f"{multimodal.video_pruning_rate}: without it nothing is pruned"
-                    )
-            elif architecture not in MODELS:
-                raise ValueError(
-                    f"--video-pruning-method {METHOD} is for {', '.join(MODELS)}, got {architecture}: choose one of "
-                    "these, or leave --video-pruning-rate out"
-                )
+            multimodal = model.multimodal_config
+            if multimodal is not None and multimodal.video_pruning_method == METHOD:
+                _check_prunes(model, multimodal.video_pruning_rate)
         original(self)
 
     VllmConfig.try_verify_and_update_config = checked
+
+
+def _check_prunes(model: Any, rate: float | None) -> None:
+    if not rate:
+        raise ValueError(
+            f"--video-pruning-rate must be above 0 with --video-pruning-method {METHOD}, got {rate}: without it "
+            "nothing is pruned"
+        )
+    if model.architecture not in MODELS:
+        raise ValueError(
+            f"--video-pruning-method {METHOD} is for {', '.join(MODELS)}, got {model.architecture}: choose one of "
+            "these, or leave --video-pruning-rate out"
+        )

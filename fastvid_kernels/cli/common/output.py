@@ -20,7 +20,7 @@ def check_output(output: Path, suffix: str) -> None:
         raise CommandError(f"--output must be a {suffix} file, got {output}")
     try:
         output.resolve()
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         raise CommandError(f"--output must be a file, but {output} is a link to itself") from error
     if output.is_dir():
         raise CommandError(f"--output must be a file, but {output} is a folder")
